@@ -1,0 +1,52 @@
+"""JSON files that lie beside weights: configs and indexes, read with messages instead of tracebacks."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+
+LARGEST = 64 << 20
+REQUIRED: Any = object()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. InputError where there is none: missing, too large, not JSON, not an object."""
+    if not path.is_file():
+        raise InputError(f"{path} is missing.")
+    if path.stat().st_size > LARGEST:
+        raise InputError(f"{path} is larger than {LARGEST >> 20} MiB: that is no config or index file.")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON: {error}. Download or copy it again.") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path} holds a JSON {type(data).__name__}, expected an object {{...}}.")
+    return data
+
+
+def integer(data: dict[str, Any], key: str, path: Path, default: Any = REQUIRED) -> Any:
+    """data[key] as an int above 0; `default` where the key is absent or null. InputError otherwise."""
+    value = _value(data, key, path, default)
+    if value is not default and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise InputError(f"{path}: {key} is {value!r}, expected an integer above 0.")
+    return value
+
+
+def number(data: dict[str, Any], key: str, path: Path, default: Any = REQUIRED) -> Any:
+    """data[key] as a float above 0; `default` where the key is absent or null. InputError otherwise."""
+    value = _value(data, key, path, default)
+    if value is default:
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise InputError(f"{path}: {key} is {value!r}, expected a number above 0.")
+    return float(value)
+
+
+def _value(data: dict[str, Any], key: str, path: Path, default: Any) -> Any:
+    value = data.get(key)
+    if value is not None:
+        return value
+    if default is REQUIRED:
+        raise InputError(f"{path} has no {key}: take the file from the same place as the weights.")
+    return default

@@ -1,0 +1,62 @@
+"""Tensors that stay in their file until they are asked for."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor of a checkpoint: shape and dtype are known, `load` reads it (a new tensor at every call).
+
+    origin names the file and the key, for messages.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    origin: str
+    load: Callable[[], Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the loaded tensor in bytes."""
+        size = self.dtype.itemsize
+        for dim in self.shape:
+            size *= dim
+        return size
+
+    def reshape(self, *shape: int) -> "LazyTensor":
+        """The same values in row-major order under another shape."""
+        return self.mapped(shape, lambda tensor: tensor.reshape(shape))
+
+    def mapped(self, shape: tuple[int, ...], change: Callable[[Tensor], Tensor]) -> "LazyTensor":
+        """`change` applied to the tensor whenever it is loaded; it keeps the dtype and gives `shape`."""
+        return replace(self, shape=shape, load=lambda: change(self.load()))
+
+
+def concatenated(parts: Sequence[LazyTensor], dim: int) -> LazyTensor:
+    """`torch.cat(parts, dim)`; loading holds the result and one part, never all parts."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    shape = list(first.shape)
+    shape[dim] = sum(part.shape[dim] for part in parts)
+
+    def load() -> Tensor:
+        result = torch.empty(shape, dtype=first.dtype)
+        start = 0
+        for part in parts:
+            result.narrow(dim, start, part.shape[dim]).copy_(part.load())
+            start += part.shape[dim]
+        return result
+
+    return replace(first, shape=tuple(shape), load=load)
+
+
+def from_array(array: np.ndarray, origin: str) -> LazyTensor:
+    """A LazyTensor over values that are already in memory."""
+    tensor = torch.from_numpy(array)
+    return LazyTensor(tuple(tensor.shape), tensor.dtype, origin, tensor.clone)

@@ -1,0 +1,61 @@
+"""What a file holds against what the model needs, answered in one message."""
+
+from collections.abc import Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+import torch
+
+from ..errors import InputError
+from .lazy import LazyTensor
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+LISTED = 12
+
+
+def match(
+    found: Mapping[str, LazyTensor],
+    expected: Mapping[str, tuple[int, ...]],
+    where: str,
+    ignored: Sequence[str] = (),
+) -> dict[str, LazyTensor]:
+    """The expected tensors, in the order of `expected`.
+
+    Names in `found` that fit a glob pattern of `ignored` may be there or not. InputError names every missing, extra
+    and wrongly shaped tensor, and every one that is not fp32, fp16 or bf16.
+    """
+    there = [name for name in expected if name in found]
+    extra = [n for n in found if n not in expected and not any(fnmatchcase(n, pattern) for pattern in ignored)]
+    problems = {
+        "missing": [name for name in expected if name not in found],
+        "not expected": extra,
+        "wrong shape": [
+            f"{name} is {list(found[name].shape)}, needs {list(expected[name])}"
+            for name in there
+            if found[name].shape != tuple(expected[name])
+        ],
+        "wrong type": [
+            f"{name} is {found[name].dtype}, needs float32, float16 or bfloat16"
+            for name in there
+            if found[name].dtype not in FLOATS
+        ],
+    }
+    if any(problems.values()):
+        lines = [f"  {kind} ({len(names)}): {some(names)}" for kind, names in problems.items() if names]
+        raise InputError("\n".join([f"{where} does not hold the tensors of this model:", *lines]))
+    return {name: found[name] for name in expected}
+
+
+def count_numbered(names: Collection[str], prefix: str) -> int:
+    """How many numbered parts `<prefix>N.` there are: one more than the highest N.
+
+    A number that the names cannot reach without gaps is left out: it would make `expected` grow without end.
+    """
+    numbers = {name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix)}
+    found = (int(number) for number in numbers if number.isdecimal() and len(number) < 10)
+    return max((number + 1 for number in found if number < len(names)), default=0)
+
+
+def some(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    rest = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + rest

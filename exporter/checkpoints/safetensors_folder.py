@@ -1,0 +1,101 @@
+"""Hugging Face folders: model.safetensors, or shards under an index, as lazy tensors by name."""
+
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError, MissingPackage
+from .json_file import read_json
+from .lazy import LazyTensor
+from .matching import some
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+DTYPES = {
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+def read_safetensors_folder(folder: Path) -> tuple[dict[str, LazyTensor], list[Path]]:
+    """All tensors of a folder by name, and the files they are in (the index among them).
+
+    InputError for a missing or damaged shard, an index that names a file outside the folder, and a tensor that the
+    index lists and no shard holds.
+    """
+    single, index = folder / SINGLE, folder / INDEX
+    if single.is_file():
+        return read_safetensors_file(single), [single]
+    if index.is_file():
+        return _read_shards(folder, index)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder.")
+    hint = f"It needs {SINGLE}, or {INDEX} with its shards."
+    if any(folder.glob("pytorch_model*.bin")):
+        hint += " It has PyTorch .bin files: load the model with transformers and save it with save_pretrained()."
+    raise InputError(f"{folder} holds no safetensors weights. {hint}")
+
+
+def read_safetensors_file(path: Path) -> dict[str, LazyTensor]:
+    """All tensors of one file by name. InputError where it is missing, cut short or not of this format."""
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError:
+        raise MissingPackage("safetensors", "export") from None
+    if not path.is_file():
+        raise InputError(f"{path} is missing. Download all files of the model.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return {name: _lazy(path, name, part.get_shape(), part.get_dtype()) for name, part in slices.items()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path} is cut short or no safetensors file ({error}). Download or copy it again.") from None
+
+
+def _lazy(path: Path, name: str, shape: list[int], dtype: str) -> LazyTensor:
+    if dtype not in DTYPES:
+        raise InputError(
+            f"{path}: {name} has the type {dtype}, which is not supported. Use fp32, fp16 or bf16 weights."
+        )
+    return LazyTensor(tuple(shape), DTYPES[dtype], f"{path}: {name}", partial(_load, path, name))
+
+
+def _load(path: Path, name: str) -> Tensor:
+    # The library maps the file: opened for one tensor and closed, no more than that tensor counts as memory.
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} changed while it was read ({error}). Do not change it during an export.") from None
+
+
+def _read_shards(folder: Path, index: Path) -> tuple[dict[str, LazyTensor], list[Path]]:
+    shard_of = read_json(index).get("weight_map")
+    if not isinstance(shard_of, dict) or not all(isinstance(name, str) for name in shard_of.values()):
+        raise InputError(f"{index} has no weight_map from tensors to files. Download it again.")
+    names = sorted(set(shard_of.values()))
+    # By name, not by where links lead: the Hugging Face cache is made of links to files elsewhere.
+    outside = [n for n in names if "\\" in n or PurePosixPath(n).is_absolute() or ".." in PurePosixPath(n).parts]
+    if outside:
+        raise InputError(f"{index} names a file outside its folder: {outside[0]!r}. Do not use this model.")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise InputError(f"{folder} lacks {some(missing)}, which {INDEX} lists. Download all shards.")
+    files = {name: folder / name for name in names}
+    shards = {name: read_safetensors_file(path) for name, path in files.items()}
+    absent = [f"{key} (in {name})" for key, name in shard_of.items() if key not in shards[name]]
+    if absent:
+        raise InputError(f"{folder}: tensors that {INDEX} lists are not in their file: {some(absent)}.")
+    return {key: shards[name][key] for key, name in shard_of.items()}, [index, *files.values()]
