@@ -1,0 +1,67 @@
+"""What a family says of each graph it exports: its inputs, outputs, weights and forward pass. Data only."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..checkpoints.lazy import LazyTensor, from_array
+
+Dim = int | str
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output. dtype is "int64", "float32", or "graph": whatever precision the graph is exported in.
+
+    A dim is a number, the name of a dynamic dimension, or a sum of names such as "past_sequence + sequence".
+    """
+
+    name: str
+    dtype: str
+    dims: tuple[Dim, ...]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A tensor of the checkpoint under its official name; `float32` ones stay so in half graphs (norms)."""
+
+    shape: tuple[int, ...]
+    float32: bool = False
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Where a component's `past` inputs grow into `present` outputs: the axis, and how many layers there are."""
+
+    axis: int
+    layers: int
+
+
+@dataclass(frozen=True)
+class Component:
+    """One exported graph.
+
+    forward(weights, inputs) takes tensors by official name and by port name and returns the outputs in port order.
+    constants are values that follow from the config alone, such as rotary frequencies; they are weights to forward.
+    ranges gives [lowest, highest] of every dynamic dimension.
+    """
+
+    name: str
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    weights: dict[str, Weight]
+    forward: Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[Any, ...]]
+    ranges: dict[str, tuple[int, int]]
+    constants: dict[str, np.ndarray] = field(default_factory=dict)
+    cache: Cache | None = None
+
+
+def constants_of(components: Iterable[Component]) -> dict[str, LazyTensor]:
+    """The constants of several components, beside the tensors of a checkpoint."""
+    return {
+        name: from_array(array, f"{component.name}: {name}")
+        for component in components
+        for name, array in component.constants.items()
+    }

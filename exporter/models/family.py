@@ -1,0 +1,71 @@
+"""What a family makes of its source files: a config, the weights under official names, and how to use the model."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+from ..checkpoints.lazy import LazyTensor
+from ..checkpoints.source import Source
+from ..errors import InputError
+from .component import Component
+
+_MODULES = {"memvp-llama": "memvp_llama"}
+
+
+class Config(Protocol):
+    """A family's config: frozen data that its graphs follow from."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        ...
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model read from its official files; weights stay in the files until they are asked for.
+
+    preprocessing, tokenizer, generation and memory go into the manifest as they are; tokenizer_file is copied.
+    files lists every file that was read, by its key in model.toml. precision is the checkpoint's own.
+    """
+
+    family: str
+    task: str
+    config: Config
+    components: tuple[Component, ...]
+    weights: Mapping[str, LazyTensor]
+    files: Mapping[str, list[Path]]
+    precision: str
+    preprocessing: Mapping[str, Any]
+    tokenizer: Mapping[str, Any]
+    tokenizer_file: Path
+    generation: Mapping[str, Any]
+    memory: Mapping[str, Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    labels: list[str] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def load(source: Source) -> Model:
+    """Read the official files of a source with its family's `<family>_files.load`."""
+    read: Callable[[Source], Model] = _module(source.family, "_files").load
+    return read(source)
+
+
+def _module(family: str, suffix: str = "") -> ModuleType:
+    if family not in _MODULES:
+        raise InputError(f"family {family!r} cannot be exported by this version; it knows {', '.join(_MODULES)}")
+    return import_module(f".{_MODULES[family]}{suffix}", __package__)
+
+
+def components_of(family: str, config: Mapping[str, Any]) -> tuple[Component, ...]:
+    """The components of a family from a manifest's config."""
+    module = _module(family)
+    make: Callable[[Any], tuple[Component, ...]] = module.components
+    try:
+        parsed = module.Config.from_dict(config)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"the manifest's config does not fit family {family}: {error}") from error
+    return make(parsed)
