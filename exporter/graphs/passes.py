@@ -1,0 +1,75 @@
+"""Small rewrites of a traced graph before it is published."""
+
+from collections import Counter
+
+import onnx_ir as ir
+
+from ..models.component import Component, Port
+
+TRANSPOSED = "transposed"
+
+
+def fold_weight_transposes(model: ir.Model, weights: set[str]) -> None:
+    """Where a weight enters only through Transpose(perm=[1,0]), mark it transposed and drop the nodes.
+
+    The writer stores such a weight already transposed: ONNX Runtime would otherwise hold both forms.
+    """
+    for name in weights:
+        value = model.graph.initializers[name]
+        users = list(value.uses())
+        if not users or not all(_swaps_two_axes(node) for node, _ in users):
+            continue
+        assert value.shape is not None
+        value.shape = ir.Shape(list(reversed(value.shape)))
+        value.metadata_props[TRANSPOSED] = "1"
+        for node, _ in users:
+            node.outputs[0].replace_all_uses_with(value)
+            model.graph.remove(node, safe=True)
+
+
+def _swaps_two_axes(node: ir.Node) -> bool:
+    permutation = node.attributes.get("perm")
+    return node.op_type == "Transpose" and node.domain == "" and permutation is not None and (
+        list(permutation.as_ints()) == [1, 0]
+    )
+
+
+def name_dynamic_dims(model: ir.Model, component: Component) -> None:
+    """Write the component's dimension names into the graph's inputs and outputs."""
+    for values, ports in ((model.graph.inputs, component.inputs), (model.graph.outputs, component.outputs)):
+        for value, port in zip(values, ports, strict=True):
+            _check(value, port)
+            value.shape = ir.Shape(list(port.dims))
+
+
+def _check(value: ir.Value, port: Port) -> None:
+    """A dimension that the trace fixed to a number would silently make the graph static."""
+    assert value.name == port.name and value.shape is not None, (value.name, port.name)
+    for traced, declared in zip(value.shape, port.dims, strict=True):
+        if isinstance(declared, str) == isinstance(traced, int):
+            raise AssertionError(f"{port.name}: traced as {value.shape}, declared as {port.dims}")
+
+
+def name_nodes(model: ir.Model, weights: set[str]) -> None:
+    """Name nodes and their results after the modules they belong to, and drop the tracer's metadata.
+
+    A node that reads the weight `a.b.weight` is `a.b/MatMul`; others carry the module of the weight before them. Casts
+    are counted apart, so that the graphs of one model in different precisions share all other names.
+    """
+    scope = model.graph.name or "graph"
+    counts: Counter[str] = Counter()
+    for node in model.graph:
+        own = next((value.name for value in node.inputs if value is not None and value.name in weights), None)
+        if own is not None and node.domain == "":
+            scope = own.rsplit(".", 1)[0]
+        base = f"{scope}/{node.op_type}"
+        counts[base] += 1
+        node.name = base if counts[base] == 1 else f"{base}_{counts[base]}"
+        node.metadata_props.clear()
+        for index, output in enumerate(node.outputs):
+            if output not in model.graph.outputs:
+                output.name = node.name if len(node.outputs) == 1 else f"{node.name}.{index}"
+            output.metadata_props.clear()
+    for value in (*model.graph.initializers.values(), *model.graph.inputs, *model.graph.outputs):
+        for key in [key for key in value.metadata_props if key != TRANSPOSED]:
+            del value.metadata_props[key]
