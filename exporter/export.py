@@ -1,0 +1,129 @@
+"""checkpoint -> bundle: the whole of `memvp-export onnx`."""
+
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+
+from .bundle import Bundle, BundleWriter, new_bundle, sha256_file
+from .checkpoints.lazy import LazyTensor
+from .checkpoints.source import Source
+from .graphs.publish import write_graph
+from .graphs.trace import check_opset, default_opset, trace
+from .models.component import Component, Port, constants_of
+from .models.family import Model, load
+from .models.reference import TorchReference
+from .parity.samples import write_samples
+from .pipeline import Pipeline, Settings
+from .progress import Progress
+from .tokenization import Tokenizer
+
+
+def export_onnx(
+    source: Source,
+    output: Path | str,
+    precision: str | None = None,
+    opset: int | None = None,
+    samples: Path | None = None,
+    golden: bool = True,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Export the official files of `source` to a bundle at `output` and return it opened.
+
+    precision is "fp32", "fp16" or "bf16" (default: the checkpoint's own); samples is a JSONL file of requests to make
+    the golden samples of (default: drawn pictures and plain questions); golden=False leaves them out. Memory stays at the
+    imports plus the largest tensor. Raises InputError for bad files, EnvironmentLack for a disk that is too small.
+    """
+    progress = progress or Progress()
+    with progress.stage("read the source"):
+        model = load(source)
+    precision = precision or model.precision
+    opset = opset or default_opset(precision)
+    check_opset(opset, precision)
+    with new_bundle(Path(output), overwrite) as writer, ThreadPoolExecutor(1) as background:
+        digests = background.submit(_source_digests, model)
+        tensors = {**model.weights, **constants_of(model.components)}
+        components = {
+            part.name: _export_component(part, tensors, precision, opset, writer, progress) for part in model.components
+        }
+        tokenizer = _copy_tokenizer(model, writer)
+        recorded = None
+        if golden:
+            with progress.stage("golden samples"):
+                reference = TorchReference(model.components, model.weights)
+                pipeline = Pipeline(
+                    reference,
+                    Tokenizer(writer.root, tokenizer),
+                    model.preprocessing,
+                    components["decoder"],
+                    defaults=Settings(max_new_tokens=model.generation["max_new_tokens"]),
+                )
+                recorded = write_samples(reference, model.components, pipeline, samples, writer)
+        with progress.stage("hash the source"):
+            sources = digests.result()
+        writer.write_manifest(
+            {
+                "family": model.family,
+                "task": model.task,
+                "precision": precision,
+                "options": dict(model.options),
+                "config": model.config.to_dict(),
+                "preprocessing": dict(model.preprocessing),
+                "tokenizer": tokenizer,
+                "generation": dict(model.generation),
+                "labels": model.labels,
+                "memory": dict(model.memory),
+                "components": components,
+                "engines": [],
+                "samples": recorded,
+                "sources": sources,
+            }
+        )
+    return Bundle.open(output)
+
+
+def _export_component(
+    component: Component,
+    tensors: Mapping[str, LazyTensor],
+    precision: str,
+    opset: int,
+    writer: BundleWriter,
+    progress: Progress,
+) -> dict[str, Any]:
+    name = f"graphs/{component.name}.onnx"
+    with progress.stage(f"trace {component.name}"):
+        model = trace(component, precision, opset)
+    write_graph(model, tensors, writer, name, progress)
+    return {
+        "inputs": [_port(port) for port in component.inputs],
+        "outputs": [_port(port) for port in component.outputs],
+        "ranges": {dim: list(limits) for dim, limits in component.ranges.items()},
+        "cache": {"kind": "concat", "axis": component.cache.axis, "layers": component.cache.layers}
+        if component.cache
+        else None,
+        "graphs": {precision: {"file": name, "opset": opset}},
+    }
+
+
+def _port(port: Port) -> dict[str, Any]:
+    return {"name": port.name, "dtype": port.dtype, "dims": list(port.dims)}
+
+
+def _copy_tokenizer(model: Model, writer: BundleWriter) -> dict[str, Any]:
+    name = f"tokenizer/{model.tokenizer_file.name}"
+    shutil.copyfile(model.tokenizer_file, writer.path(name))
+    writer.record(name)
+    return {**model.tokenizer, "file": name}
+
+
+def _source_digests(model: Model) -> list[dict[str, Any]]:
+    return [
+        {"key": key, "file": path.name, "size": path.stat().st_size, "sha256": sha256_file(path)}
+        for key, paths in model.files.items()
+        for path in paths
+    ]
+
+

@@ -1,0 +1,99 @@
+"""A Session over ONNX Runtime on published graphs: a bundle's, or files by component name."""
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .bundle import Bundle
+from .errors import EnvironmentLack, InputError, MissingPackage
+from .session import Arrays
+
+
+class OnnxSession:
+    """Opens each component when it is first run. float32 and float16 graphs; bfloat16 ones ONNX Runtime's CPU refuses.
+
+    optimize=False keeps weights mapped from their file instead of repacking them: slower, but a 7B decoder opens in a
+    fraction of its size. providers are ONNX Runtime's names.
+    """
+
+    def __init__(
+        self,
+        graphs: Bundle | Mapping[str, Path],
+        precision: str | None = None,
+        optimize: bool = True,
+        providers: tuple[str, ...] = ("CPUExecutionProvider",),
+        threads: int = 0,
+    ) -> None:
+        if isinstance(graphs, Bundle):
+            bundle, precision = graphs, precision or graphs.manifest["precision"]
+            graphs = {name: bundle.graph(name, precision) for name in bundle.manifest["components"]}
+        self.graphs, self.precision = graphs, precision
+        self._optimize, self._providers, self._threads = optimize, providers, threads
+        self._open: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    def run(self, component: str, inputs: Mapping[str, np.ndarray], outputs: list[str] | None = None) -> Arrays:
+        """See Session.run. Inputs of another floating type than the graph's are cast to it."""
+        session = self._session(component)
+        feed = {}
+        for port in session.get_inputs():
+            if port.name not in inputs:
+                raise InputError(f"{component} needs the input {port.name!r} {port.shape} {port.type}")
+            feed[port.name] = _as_type(inputs[port.name], port.type, port.name)
+        if unknown := sorted(set(inputs) - set(feed)):
+            raise InputError(f"{component} has no input {', '.join(map(repr, unknown))}; it takes {', '.join(feed)}")
+        names = outputs or [port.name for port in session.get_outputs()]
+        try:
+            results = session.run(names, feed)
+        except Exception as error:
+            raise _explained(error, component) from error
+        return dict(zip(names, results, strict=True))
+
+    def _session(self, component: str) -> Any:
+        if component not in self.graphs:
+            raise InputError(f"there is no component {component!r}; there is {', '.join(self.graphs)}")
+        with self._lock:
+            if component not in self._open:
+                self._open[component] = self._create(component)
+            return self._open[component]
+
+    def _create(self, component: str) -> Any:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingPackage("onnxruntime", "cpu") from error
+        if self.precision == "bf16":
+            raise EnvironmentLack(
+                "ONNX Runtime's CPU has no bfloat16 kernels: run a bf16 bundle on TensorRT, or export it in fp32 or fp16."
+            )
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = self._threads
+        if not self._optimize:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        path = self.graphs[component]
+        try:
+            return onnxruntime.InferenceSession(str(path), options, providers=list(self._providers))
+        except Exception as error:
+            raise InputError(f"ONNX Runtime cannot open {path}: {_first_line(error)}") from error
+
+
+_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
+
+
+def _as_type(array: np.ndarray, onnx_type: str, name: str) -> np.ndarray:
+    wanted = np.dtype(_TYPES[onnx_type])
+    if (wanted.kind == "i") != (array.dtype.kind in "iub"):
+        raise InputError(f"the input {name!r} is {array.dtype}, the graph takes {wanted}")
+    return np.ascontiguousarray(array, wanted)
+
+
+def _explained(error: Exception, component: str) -> InputError:
+    return InputError(f"ONNX Runtime cannot run {component} on these inputs: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
