@@ -1,0 +1,96 @@
+"""The one place that touches past and present: keys and values of the columns a decoder has seen (design section 5)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .errors import InputError
+from .session import Arrays
+
+_PAST, _PRESENT = "past_key_values.", "present."
+_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+KINDS = ("concat", "delta")
+
+
+class KVCache:
+    """Past keys and values of one batch, empty at first.
+
+    kind "concat": the decoder gives the whole cache back; "delta": only the new columns, which are appended here.
+    Attributes: past and present, the names of the decoder's inputs and outputs, paired; length, the columns held.
+    A component without a cache makes one without names, which serves a single pass.
+    """
+
+    def __init__(self, component: Mapping[str, Any], precision: str, batch: int) -> None:
+        """component is an entry of the manifest's `components` (or an engine's own): inputs, outputs, cache. Ports of
+        dtype "graph" take `precision`, "fp32", "fp16" or "bf16". Raises InputError where they do not fit together."""
+        outputs = {port["name"] for port in component["outputs"]}
+        ports = {
+            port["name"]: port
+            for port in component["inputs"]
+            if port["name"].startswith(_PAST) and _present(port["name"]) in outputs
+        }
+        self.past = list(ports)
+        self.present = [_present(name) for name in self.past]
+        self.length = 0
+        cache = component.get("cache") or {"kind": "concat", "axis": 2, "layers": 0}
+        if 2 * cache["layers"] != len(ports):
+            raise InputError(f"the manifest says {cache['layers']} cached layers, the decoder has {len(ports)} caches.")
+        if cache["kind"] not in KINDS:
+            raise InputError(f"a cache of kind {cache['kind']!r} cannot be run here; it can be {' or '.join(KINDS)}.")
+        self._delta, self._axis = cache["kind"] == "delta", int(cache["axis"])
+        self._arrays = {name: self._empty(port, precision, batch) for name, port in ports.items()}
+
+    def _empty(self, port: Mapping[str, Any], precision: str, batch: int) -> np.ndarray:
+        dims = [batch, *port["dims"][1:]]
+        dims[self._axis] = 0
+        if not all(isinstance(dim, int) for dim in dims):
+            raise InputError(
+                f"{port['name']} has dims {port['dims']}: only batch and axis {self._axis} may be dynamic."
+            )
+        name = port["dtype"] if port["dtype"] != "graph" else _DTYPES[precision]
+        if name == "bfloat16":
+            import ml_dtypes
+
+            return np.zeros(dims, ml_dtypes.bfloat16)
+        return np.zeros(dims, name)
+
+    @property
+    def names(self) -> tuple[list[str], list[str]]:
+        """The names of the decoder's cache inputs, and of the outputs that feed them, in the same order."""
+        return self.past, self.present
+
+    def inputs(self) -> Arrays:
+        """The past arrays [B,heads,length,head_dim] by input name."""
+        return dict(self._arrays)
+
+    def update(self, outputs: Mapping[str, np.ndarray], columns: int | None = None) -> None:
+        """Take in the present arrays of a call that ran `columns` new columns.
+
+        Raises InputError where a present array is missing or grew by anything but `columns` (checked where given): an
+        engine of the other cache kind would otherwise answer from a wrong past.
+        """
+        if missing := [name for name in self.present if name not in outputs]:
+            raise InputError(f"the decoder did not return {', '.join(missing)}.")
+        grown = {}
+        for past, present in zip(self.past, self.present, strict=True):
+            old, new = self._arrays[past], outputs[present]
+            if self._delta:
+                new = np.concatenate([old, new], self._axis)
+            expected = list(old.shape)
+            expected[self._axis] = self.length + columns if columns is not None else new.shape[self._axis]
+            if list(new.shape) != expected or new.shape[self._axis] <= self.length:
+                raise InputError(
+                    f"{present} came back as {list(outputs[present].shape)} after {self.length} columns of past: "
+                    f"that is no cache of kind {'delta' if self._delta else 'concat'}."
+                )
+            grown[past] = new
+        lengths = {array.shape[self._axis] for array in grown.values()}
+        if len(lengths) > 1:
+            raise InputError(f"the decoder's caches came back with different lengths: {sorted(lengths)}.")
+        self._arrays = grown
+        self.length = lengths.pop() if lengths else self.length
+
+
+def _present(past: str) -> str:
+    return _PRESENT + past.removeprefix(_PAST)
