@@ -1,0 +1,131 @@
+"""Golden samples: inputs and the float32 reference's outputs, stored in the bundle at export.
+
+Tensors are stored under `<component>/<case>/<inputs|outputs>/<port>`. Case "rows" records a decoder as one pass over
+whole sequences with logits at every column: a check replays the same columns as prefill, chunks and single steps. Its
+rows cover left padding, right padding, a hole in the mask, no image, and every column used. Case "long" is one long
+row with a few logits.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..session import Arrays, Session
+
+if TYPE_CHECKING:
+    from ..models.component import Component, Port
+
+COLUMNS = 40
+ROWS = 4
+LONG_COLUMNS = 128
+LONG_LOGITS = 8
+_SEED = 20240607
+
+
+@dataclass(frozen=True)
+class Case:
+    """Inputs of one component and what the reference answered, by port name."""
+
+    component: str
+    name: str
+    inputs: Arrays
+    outputs: Arrays
+
+
+def record_golden(
+    session: Session, components: Sequence["Component"], pixels: Sequence[np.ndarray], ids: Sequence[Sequence[int]]
+) -> list[Case]:
+    """Run the reference on every case. pixels are preprocessed images [3,S,S] float32, ids token ids of texts; both
+    are repeated where there are too few."""
+    known: Arrays = {}
+    cases = []
+    for component in components:
+        names = {port.name for port in component.inputs}
+        if "input_ids" in names:
+            limit, vocab = component.ranges["sequence"][1], component.outputs[0].dims[-1]
+            assert isinstance(vocab, int)
+            short = complete(component, {**known, **_rows(ids, vocab, min(COLUMNS, limit))})
+            long = complete(component, {**_first_row(known), **_long_row(vocab, min(LONG_COLUMNS, limit))})
+            cases.append(_run(session, component, "rows", short))
+            # Past and present of a long row are the same as of a short one, only larger: they are not stored.
+            cases.append(_run(session, component, "long", long, ["logits"]))
+        else:
+            case = _run(session, component, "rows", complete(component, _images(pixels)))
+            known |= case.outputs
+            cases.append(case)
+    return cases
+
+
+def to_arrays(cases: Sequence[Case]) -> Arrays:
+    """The stored form of the cases."""
+    return {
+        f"{case.component}/{case.name}/{kind}/{name}": array
+        for case in cases
+        for kind, arrays in (("inputs", case.inputs), ("outputs", case.outputs))
+        for name, array in arrays.items()
+    }
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray]) -> list[Case]:
+    """The inverse of `to_arrays`."""
+    cases: dict[tuple[str, str], Case] = {}
+    for key in arrays:
+        component, name, kind, port = key.split("/", 3)
+        case = cases.setdefault((component, name), Case(component, name, {}, {}))
+        (case.inputs if kind == "inputs" else case.outputs)[port] = arrays[key]
+    return list(cases.values())
+
+
+def _run(session: Session, component: "Component", name: str, inputs: Arrays, outputs: list[str] | None = None) -> Case:
+    return Case(component.name, name, inputs, session.run(component.name, inputs, outputs))
+
+
+def complete(component: "Component", known: Arrays) -> Arrays:
+    """The component's inputs out of `known`; caches start empty."""
+    batch = next(array.shape[0] for array in known.values())
+    return {
+        port.name: known[port.name] if port.name in known else _empty(port, batch) for port in component.inputs
+    }
+
+
+def _empty(port: "Port", batch: int) -> np.ndarray:
+    return np.zeros([dim if isinstance(dim, int) else {"batch": batch}.get(dim, 0) for dim in port.dims], np.float32)
+
+
+def _first_row(arrays: Arrays) -> Arrays:
+    return {name: array[:1] for name, array in arrays.items()}
+
+
+def _rows(ids: Sequence[Sequence[int]], vocab: int, columns: int) -> Arrays:
+    tokens = np.random.default_rng(_SEED).integers(0, vocab, (ROWS, columns))
+    mask = np.ones((ROWS, columns), np.int64)
+    left, right, holed = (list(ids[i % len(ids)])[: columns - 2] for i in range(3))
+    mask[0, : columns - len(left)] = 0
+    tokens[0, columns - len(left) :] = left
+    mask[1, len(right) :] = 0
+    tokens[1, : len(right)] = right
+    mask[2, 1 : min(3, columns - 1)] = 0
+    tokens[2, columns - len(holed) :] = holed
+    return {
+        "input_ids": tokens,
+        "attention_mask": mask,
+        "position_ids": np.maximum(mask.cumsum(1) - 1, 0),
+        "logits_positions": np.tile(np.arange(columns), (ROWS, 1)),
+    }
+
+
+def _long_row(vocab: int, columns: int) -> Arrays:
+    return {
+        "input_ids": np.random.default_rng(_SEED + 1).integers(0, vocab, (1, columns)),
+        "attention_mask": np.ones((1, columns), np.int64),
+        "position_ids": np.arange(columns)[None],
+        "logits_positions": np.linspace(0, columns - 1, min(LONG_LOGITS, columns)).astype(np.int64)[None],
+    }
+
+
+def _images(pixels: Sequence[np.ndarray]) -> Arrays:
+    rows = [pixels[i % len(pixels)] for i in range(ROWS)]
+    rows[2] = np.zeros_like(rows[2])
+    return {"pixel_values": np.stack(rows), "image_indicator": np.array([1, 1, 0, 1], np.float32)}

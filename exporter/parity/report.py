@@ -1,0 +1,81 @@
+"""What a check found: figures per output, answers per sample, and one verdict that fails closed."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .metrics import Agreement, Distance
+from .thresholds import Threshold
+
+
+@dataclass(frozen=True)
+class OutputResult:
+    """One output in one case against its reference."""
+
+    reference: str
+    component: str
+    case: str
+    output: str
+    shape: tuple[int, ...]
+    distance: Distance
+    agreement: Agreement | None
+    passed: bool
+
+
+@dataclass(frozen=True)
+class AnswerResult:
+    """One sample from pixels and text: greedy tokens of the bundle and of the reference, and where they part."""
+
+    reference: str
+    id: str
+    text: str
+    image: str | None
+    answer: str
+    expected: str
+    tokens: list[int]
+    expected_tokens: list[int]
+    same: bool
+    correct: bool | None
+
+
+@dataclass
+class Report:
+    """What `check` found. passed is False wherever anything was not shown."""
+
+    bundle: str
+    family: str
+    backend: str
+    precision: str
+    threshold: Threshold
+    outputs: list[OutputResult] = field(default_factory=list)
+    answers: list[AnswerResult] = field(default_factory=list)
+    image_effect: float | None = None
+    notes: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """True only where something was compared and nothing failed."""
+        return bool(self.outputs) and not self.failures
+
+    @property
+    def kinds(self) -> list[str]:
+        """The references that were compared with, each once."""
+        return list(dict.fromkeys([*(r.reference for r in self.outputs), *(a.reference for a in self.answers)]))
+
+    @property
+    def verdict(self) -> str:
+        """One line: yes or no, against what, and the worst figure."""
+        if not self.outputs:
+            return "NO PARITY SHOWN: nothing could be compared"
+        worst = max(self.outputs, key=lambda result: result.distance.relative_l2)
+        figure = f"worst relative L2 {worst.distance.relative_l2:.1e} ({worst.component} {worst.output})"
+        against = " and ".join(self.kinds)
+        if self.failures:
+            return f"PARITY FAILED against {against}: {self.failures[0]}"
+        return f"PARITY against {against}: {figure}, limit {self.threshold.relative_l2:.0e}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON data."""
+        return {**asdict(self), "passed": self.passed, "verdict": self.verdict, "kinds": self.kinds}
