@@ -1,1 +1,25 @@
-"""memvp-export: official MemVP and APT checkpoints to ONNX and TensorRT, with proof of parity at every step."""
+"""memvp-export: official MemVP and APT checkpoints to ONNX and TensorRT, with proof of parity at every step.
+
+Names are loaded when they are first used, so that importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_EXPORTS = {
+    "Bundle": "bundle",
+    "Session": "session",
+    "check": "parity.check",
+    "export_onnx": "export",
+    "inspect_path": "inspection",
+    "open_session": "run",
+    "read_source": "checkpoints.source",
+    "run": "run",
+}
+__all__ = list(_EXPORTS)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".exporter.{_EXPORTS[name]}", __name__), name)

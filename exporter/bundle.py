@@ -161,7 +161,7 @@ def new_bundle(output: Path, overwrite: bool = False) -> Iterator[BundleWriter]:
     Raises InputError where `output` exists (unless overwrite, for a bundle), EnvironmentLack where the folder cannot
     be written. Leftovers of runs that were killed are removed.
     """
-    output = Path(os.path.abspath(output))
+    output = output.absolute()
     _check_free(output, overwrite)
     with partial_folder(output) as folder:
         yield BundleWriter(folder)

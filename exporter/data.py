@@ -111,6 +111,8 @@ def _request(line: bytes, folder: Path) -> Request:
 
 
 def _object(line: bytes) -> dict[str, Any]:
+    if line.lstrip().startswith(b"["):
+        raise InputError("the line begins a JSON list. JSONL has one object a line and no brackets around them.")
     try:
         data = json.loads(line.decode())
         json.dumps(data, ensure_ascii=False).encode()
@@ -120,8 +122,6 @@ def _object(line: bytes) -> dict[str, Any]:
         raise InputError("a text has half of a surrogate pair (\\ud800 to \\udfff), which is no character.") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"the line is not whole JSON ({error}).") from error
-    if isinstance(data, list):
-        raise InputError("the line is a JSON list. JSONL has one object a line and no brackets around them.")
     if not isinstance(data, dict):
         raise InputError('the line is no JSON object; it should look like {"id": "1", "text": "..."}.')
     return data
@@ -144,7 +144,7 @@ def _image(data: Mapping[str, Any], key: str, folder: Path) -> Path | None:
         raise InputError(f"{key!r} must be the path of an image file, not {json.dumps(value)[:40]}.")
     path = folder / value
     if not path.is_file():
-        raise InputError(f"the image {path} does not exist.")
+        raise InputError(f"the image {path} is not a file. Relative paths start at the folder of the JSONL file.")
     return path
 
 

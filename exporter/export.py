@@ -1,16 +1,16 @@
 """checkpoint -> bundle: the whole of `memvp-export onnx`."""
 
+import math
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-
 from .bundle import Bundle, BundleWriter, new_bundle, sha256_file
 from .checkpoints.lazy import LazyTensor
 from .checkpoints.source import Source
-from .graphs.publish import write_graph
+from .graphs.publish import HEADROOM, free_bytes, write_graph
 from .graphs.trace import check_opset, default_opset, trace
 from .models.component import Component, Port, constants_of
 from .models.family import Model, load
@@ -34,8 +34,8 @@ def export_onnx(
     """Export the official files of `source` to a bundle at `output` and return it opened.
 
     precision is "fp32", "fp16" or "bf16" (default: the checkpoint's own); samples is a JSONL file of requests to make
-    the golden samples of (default: drawn pictures and plain questions); golden=False leaves them out. Memory stays at the
-    imports plus the largest tensor. Raises InputError for bad files, EnvironmentLack for a disk that is too small.
+    the golden samples of (default: drawn pictures and plain questions); golden=False leaves them out. Memory stays at
+    the imports plus the largest tensor. Raises InputError for bad files, EnvironmentLack for a disk that is too small.
     """
     progress = progress or Progress()
     with progress.stage("read the source"):
@@ -85,6 +85,39 @@ def export_onnx(
     return Bundle.open(output)
 
 
+def plan_export(
+    source: Source, output: Path | str, precision: str | None = None, opset: int | None = None
+) -> dict[str, Any]:
+    """What `export_onnx` would write, without tracing anything: components, weights and bytes. Raises as it would."""
+    model = load(source)
+    precision = precision or model.precision
+    opset = opset or default_opset(precision)
+    check_opset(opset, precision)
+    half = 4 if precision == "fp32" else 2
+    components = [
+        {
+            "name": part.name,
+            "file": f"graphs/{part.name}.onnx",
+            "weights": len(part.weights),
+            "bytes": sum(math.prod(w.shape) * (4 if w.float32 else half) for w in part.weights.values()),
+        }
+        for part in model.components
+    ]
+    size = sum(part["bytes"] for part in components)
+    free = free_bytes(Path(output))
+    return {
+        "family": model.family,
+        "output": str(output),
+        "precision": precision,
+        "opset": opset,
+        "config": model.config.to_dict(),
+        "components": components,
+        "bytes": size,
+        "disk_free": free,
+        "fits": size + HEADROOM <= free,
+    }
+
+
 def _export_component(
     component: Component,
     tensors: Mapping[str, LazyTensor],
@@ -125,5 +158,3 @@ def _source_digests(model: Model) -> list[dict[str, Any]]:
         for key, paths in model.files.items()
         for path in paths
     ]
-
-

@@ -56,6 +56,8 @@ def load_image(path: Path | str) -> "Image":
         raise InputError(f"the image {path} cannot be used: {error}") from error
     except FileNotFoundError as error:
         raise InputError(f"the image {path} does not exist.") from error
+    except IsADirectoryError as error:
+        raise InputError(f"the image {path} is a folder.") from error
     except PermissionError as error:
         raise EnvironmentLack(f"the image {path} may not be read: permission denied.") from error
     except Image.DecompressionBombError as error:

@@ -67,7 +67,7 @@ class OnnxSession:
             raise MissingPackage("onnxruntime", "cpu") from error
         if self.precision == "bf16":
             raise EnvironmentLack(
-                "ONNX Runtime's CPU has no bfloat16 kernels: run a bf16 bundle on TensorRT, or export it in fp32 or fp16."
+                "ONNX Runtime's CPU has no bfloat16 kernels: export the bundle in fp32 or fp16 to run it here."
             )
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3

@@ -54,8 +54,8 @@ class Settings:
 class Pipeline:
     """Answers requests with the components `vision` and `decoder` of a session.
 
-    Attributes: tokenizer; preprocessing; max_sequence, the columns of prompt and answer together; max_batch; defaults, the Settings
-    used where none are given.
+    Attributes: tokenizer; preprocessing; max_sequence, the columns of prompt and answer together; max_batch; defaults,
+    the Settings used where none are given.
     """
 
     def __init__(

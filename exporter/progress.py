@@ -4,7 +4,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,7 +73,5 @@ def peak_mib() -> float:
 
 def _reset_peak() -> None:
     # Where the kernel has no reset, a stage reports the peak so far.
-    try:
+    with suppress(OSError):
         _CLEAR.write_text("5")
-    except OSError:
-        pass

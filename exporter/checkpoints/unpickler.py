@@ -42,6 +42,9 @@ INERT_BUILTINS = {"set", "frozenset", "list", "dict", "tuple", "int", "float", "
 INERT_BUILTINS |= {"complex", "slice", "range", "object"}
 
 
+DEEPEST_TUPLE = 64
+
+
 class Inert:
     """An object of the pickle whose class is not imported: its arguments and its state, readable as attributes."""
 
@@ -112,11 +115,20 @@ def unpickle(data: bytes, where: str, tensor_at: TensorAt) -> Any:
         ) from None
 
 
+def _checked(load_tuple: Callable[[Any], None]) -> Callable[[Any], None]:
+    def load(self: "_Unpickler") -> None:
+        load_tuple(self)
+        self._check_depth()
+
+    return load
+
+
 # The interpreter's own C unpickler allocates its memo by the largest index in the data: a few bytes could ask for
 # gigabytes. The one in Python keeps it in a dict, and lets BUILD be restricted.
 class _Unpickler(pickle._Unpickler):
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
-    for _opcode in (pickle.EXT1, pickle.EXT2, pickle.EXT4):
+    # Extensions name objects without find_class; a bytearray is allocated before it is known to be there.
+    for _opcode in (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.BYTEARRAY8):
         del dispatch[_opcode[0]]
     stack: list[Any]
 
@@ -125,9 +137,10 @@ class _Unpickler(pickle._Unpickler):
         self._where = where
         self._tensor_at = tensor_at
         self._inert: dict[str, type[Inert]] = {}
+        self._nested: dict[int, tuple[Any, int]] = {}
         self._known: dict[str, Any] = {
             "collections.OrderedDict": OrderedDict,
-            "torch.Size": tuple,
+            "torch.Size": _size,
             "torch._utils._rebuild_tensor": self._rebuild_tensor,
             "torch._utils._rebuild_tensor_v2": self._rebuild_tensor,
             "torch._utils._rebuild_parameter": _first,
@@ -180,6 +193,23 @@ class _Unpickler(pickle._Unpickler):
             raise pickle.UnpicklingError(f"a state for a {type(target).__name__}")
 
     dispatch[pickle.BUILD[0]] = _load_build
+
+    def _check_depth(self) -> None:
+        made = self.stack[-1]
+        depth = 1 + max((self._nested.get(id(part), (None, 0))[1] for part in made), default=0)
+        if depth > DEEPEST_TUPLE:
+            raise pickle.UnpicklingError("tuples inside tuples without end")
+        self._nested[id(made)] = (made, depth)
+
+    # The interpreter hashes a tuple by recursion without a limit: as a key of a dict, a deep one ends the process.
+    for _opcode in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3):
+        dispatch[_opcode[0]] = _checked(dispatch[_opcode[0]])
+
+
+def _size(values: Any) -> tuple[int, ...]:
+    if not all(type(value) is int for value in values):
+        raise pickle.UnpicklingError("a torch.Size that is not of integers")
+    return tuple(values)
 
 
 def _first(value: Any, *_: Any) -> Any:

@@ -29,8 +29,11 @@ def fold_weight_transposes(model: ir.Model, weights: set[str]) -> None:
 
 def _swaps_two_axes(node: ir.Node) -> bool:
     permutation = node.attributes.get("perm")
-    return node.op_type == "Transpose" and node.domain == "" and permutation is not None and (
-        list(permutation.as_ints()) == [1, 0]
+    return (
+        node.op_type == "Transpose"
+        and node.domain == ""
+        and permutation is not None
+        and (list(permutation.as_ints()) == [1, 0])
     )
 
 

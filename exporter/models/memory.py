@@ -87,7 +87,10 @@ def _gradient_of(formula):  # type: ignore[no-untyped-def]
 
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
         with torch.enable_grad():
-            inputs = [t.detach().requires_grad_(need) for t, need in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=False)]
+            inputs = [
+                t.detach().requires_grad_(need)
+                for t, need in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=False)
+            ]
             output = formula(*inputs, *ctx.constants)
         wanted = [t for t in inputs if t.requires_grad]
         found = iter(torch.autograd.grad(output, wanted, gradient))

@@ -65,9 +65,7 @@ def load(source: Source) -> Model:
     )
 
 
-def _config(
-    base: LlamaCheckpoint, clip: ClipCheckpoint, adapter: MemvpAdapter, options: Mapping[str, Any]
-) -> Config:
+def _config(base: LlamaCheckpoint, clip: ClipCheckpoint, adapter: MemvpAdapter, options: Mapping[str, Any]) -> Config:
     weights = adapter.weights
     memory_rows, dim = weights["adapter_emb1"].shape
     projector_dim, width = weights["adapter_proj.fc1.weight"].shape

@@ -195,4 +195,3 @@ def _environment() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-

@@ -85,9 +85,7 @@ def _run(session: Session, component: "Component", name: str, inputs: Arrays, ou
 def complete(component: "Component", known: Arrays) -> Arrays:
     """The component's inputs out of `known`; caches start empty."""
     batch = next(array.shape[0] for array in known.values())
-    return {
-        port.name: known[port.name] if port.name in known else _empty(port, batch) for port in component.inputs
-    }
+    return {port.name: known[port.name] if port.name in known else _empty(port, batch) for port in component.inputs}
 
 
 def _empty(port: "Port", batch: int) -> np.ndarray:

@@ -71,7 +71,10 @@ def _bundled(samples: Path | None, writer: BundleWriter) -> list[Request]:
     """Requests whose images are copies inside the bundle, so that a check starts from the same pixels anywhere."""
     if samples is None:
         pictures = [_ring(), _gradient(), None]
-        chosen = [(Request(f"builtin-{i}", text), picture) for i, (text, picture) in enumerate(zip(_TEXTS, pictures, strict=True))]
+        chosen = [
+            (Request(f"builtin-{i}", text), picture)
+            for i, (text, picture) in enumerate(zip(_TEXTS, pictures, strict=True))
+        ]
     else:
         requests = [request for request, _ in zip(read_requests(samples), range(LIMIT), strict=False)]
         chosen = [(request, load_image(request.image) if request.image else None) for request in requests]

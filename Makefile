@@ -1,0 +1,38 @@
+# `make demo` and `make test` do all of their own set-up: they create .venv once and reuse it.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: demo test test-all lint format typecheck clean
+
+demo: $(VENV)/.ready
+	$(BIN)/memvp-export demo demo-out --overwrite
+
+test: $(VENV)/.ready lint typecheck
+	$(BIN)/pytest -n 2 -m "not slow"
+
+test-all: $(VENV)/.ready lint typecheck
+	$(BIN)/pytest -n 2
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The packages lie in the top folder: mypy sees them as memvp_export through a link.
+typecheck: $(VENV)/.ready
+	@mkdir -p .typecheck && ln -sfn .. .typecheck/memvp_export
+	cd .typecheck && MYPYPATH=. ../$(BIN)/mypy --config-file ../pyproject.toml \
+	  -p memvp_export.exporter -p memvp_export.plugins -p memvp_export.examples -m memvp_export.cli
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .typecheck .mypy_cache .ruff_cache .pytest_cache demo-out build *.egg-info

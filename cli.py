@@ -1,0 +1,456 @@
+"""The command line: parse, call, render. Models, ONNX and PyTorch are imported by the functions that need them."""
+
+import json
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .exporter.errors import InputError, ToolError
+
+if TYPE_CHECKING:
+    from .exporter.checkpoints.source import Source
+    from .exporter.pipeline import Settings
+
+PRECISIONS = click.Choice(["fp32", "fp16", "bf16"])
+_AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
+_PRECISION = click.option("--precision", type=PRECISIONS, help="Which of the bundle's graphs (default: its own).")
+_FILES = ("base", "vision", "adapter", "tokenizer")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="memvp-export")
+def cli() -> None:
+    """Official MemVP and APT checkpoints to ONNX and TensorRT, with proof that the answers are still PyTorch's.
+
+    Exit codes: 0 done, 1 the verdict is no, 2 wrong use or bad input, 3 this machine lacks something, 4 a bug,
+    130 interrupted.
+    """
+
+
+def main() -> None:
+    """Entry point: every failure becomes one message and the exit code of its kind."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        sys.exit(cli.main(standalone_mode=False) or 0)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.Abort:
+        _fail("interrupted", 130)
+    except KeyboardInterrupt:
+        _fail("interrupted: nothing was left under the asked name", 130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except ToolError as error:
+        _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        # The reader of standard output went away, as `head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            _fail(f"{error.filename or 'a file'}: {error.strerror}", 3)
+        traceback.print_exc()
+        _fail(
+            f"this is a bug in memvp-export ({type(error).__name__}: {error}). Please report it with the lines above.",
+            4,
+        )
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(code)
+
+
+def _done(message: str) -> None:
+    """The last line of a command that did what it was asked."""
+    click.echo(message, err=True)
+
+
+def _source_options(command: Any) -> Any:
+    for name in reversed(_FILES):
+        command = click.option(
+            f"--{name}", help=f"files.{name} of model.toml: a path or hf:owner/name@revision[:path]."
+        )(command)
+    command = click.option("--family", help="family of model.toml, where flags take its place.")(command)
+    command = click.option("--task", help="task of model.toml.")(command)
+    return click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="An option of model.toml.")(
+        command
+    )
+
+
+def _read_source(path: str | None, flags: dict[str, Any]) -> "Source":
+    from .exporter.checkpoints.source import read_source, source_from_flags
+
+    files = {name: flags[name] for name in _FILES if flags.get(name)}
+    options = dict(_pair(option) for option in flags.get("options") or ())
+    if path is not None:
+        if files or options or flags.get("family") or flags.get("task"):
+            raise InputError("give a model.toml or flags in its place, not both.")
+        return read_source(Path(path))
+    if not files:
+        raise InputError(
+            "give a source: a model.toml, the folder that holds it, or --family, --base, --vision, ... instead."
+        )
+    return source_from_flags(flags["family"], flags["task"], files, options)
+
+
+def _pair(option: str) -> tuple[str, str]:
+    key, separator, value = option.partition("=")
+    if not separator:
+        raise InputError(f"--option {option!r} is not KEY=VALUE.")
+    return key, value
+
+
+@cli.command()
+@click.argument("source", required=False)
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The bundle to make.")
+@click.option("--precision", type=PRECISIONS, help="Precision of the graphs (default: the checkpoint's own).")
+@click.option("--opset", type=int, help="ONNX opset (default 20; 22 for bf16, whose convolutions need it).")
+@click.option("--samples", type=click.Path(path_type=Path), help="JSONL requests to make the golden samples of.")
+@click.option("--no-golden", is_flag=True, help="Leave the golden samples out: `check` will then need the source.")
+@click.option("--overwrite", is_flag=True, help="Replace a bundle of this name.")
+@click.option("--dry-run", is_flag=True, help="Read the source and print what would be written.")
+@_source_options
+@_AS_JSON
+def onnx(
+    source: str | None,
+    output: Path,
+    precision: str | None,
+    opset: int | None,
+    samples: Path | None,
+    no_golden: bool,
+    overwrite: bool,
+    dry_run: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Export an official checkpoint to a bundle of ONNX graphs.
+
+    SOURCE is a model.toml or the folder that holds it; flags can take its place.
+    """
+    _needs("torch", "onnxscript", "safetensors", extra="export")
+    from .exporter import console, export
+
+    parsed = _read_source(source, flags)
+    if dry_run:
+        plan = export.plan_export(parsed, output, precision, opset)
+        _print_json(plan) if as_json else _print_plan(plan)
+        return _done(f"dry run: nothing was written; {output} would take {console.size(plan['bytes'])}")
+    progress = console.progress()
+    bundle = export.export_onnx(
+        parsed, output, precision, opset, samples, golden=not no_golden, overwrite=overwrite, progress=progress
+    )
+    if as_json:
+        _print_json(
+            {"bundle": str(bundle.root), "bytes": bundle.size, "precision": bundle.manifest["precision"]}
+            | {"stages": [vars(stage) for stage in progress.stages], "peak_mib": progress.peak_mib}
+        )
+    _done(
+        f"done: {output} ({bundle.manifest['precision']}, {console.size(bundle.size)}), "
+        f"{sum(stage.seconds for stage in progress.stages):.1f} s, peak {progress.peak_mib:.0f} MiB"
+    )
+
+
+def _print_plan(plan: dict[str, Any]) -> None:
+    from .exporter import console
+
+    rows = [(part["name"], part["weights"], console.size(part["bytes"]), part["file"]) for part in plan["components"]]
+    console.table(
+        f"{plan['family']}, {plan['precision']}, opset {plan['opset']}", ("component", "weights", "size", "file"), rows
+    )
+
+
+@cli.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--backend", type=click.Choice(["onnxruntime"]), default="onnxruntime", show_default=True)
+@_PRECISION
+@click.option("--data", type=click.Path(path_type=Path), help="JSONL requests to answer with bundle and reference.")
+@click.option("--source", help="model.toml: run the reference anew on the source's tensors.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write a page with tables and plots.")
+@click.option("--report", type=click.Path(path_type=Path), help="Write the JSON report to this file.")
+@_AS_JSON
+def check(
+    bundle: Path,
+    backend: str,
+    precision: str | None,
+    data: Path | None,
+    source: str | None,
+    html: Path | None,
+    report: Path | None,
+    as_json: bool,
+) -> None:
+    """Prove that a bundle still gives PyTorch's answers; exit code 1 where that was not shown."""
+    from .exporter import console
+    from .exporter.bundle import Bundle
+    from .exporter.parity.check import check as run_check
+
+    opened = Bundle.open(bundle)
+    parsed = _read_source(source, {}) if source else None
+    found = run_check(opened, backend, precision, data, parsed, console.progress())
+    if html:
+        from .exporter.parity.page import write_check_page
+
+        write_check_page(found, opened, html)
+    if report:
+        report.write_text(json.dumps(found.to_dict(), indent=1))
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        _print_outputs(found)
+    for note in found.notes:
+        click.echo(f"note: {note}", err=True)
+    for failure in found.failures:
+        click.echo(f"failed: {failure}", err=True)
+    _done(found.verdict)
+    if not found.passed:
+        sys.exit(1)
+
+
+def _print_outputs(report: Any) -> None:
+    from .exporter import console
+
+    rows = [
+        (
+            r.component,
+            r.case,
+            r.output,
+            f"{r.distance.relative_l2:.1e}",
+            f"{r.distance.max:.1e}",
+            f"{r.distance.p99:.1e}",
+            f"{r.distance.cosine:.6f}",
+            f"{r.agreement.top1:.4f}" if r.agreement else "",
+            "ok" if r.passed else "FAILED",
+        )
+        for r in report.outputs
+    ]
+    columns = ("component", "case", "output", "rel. L2", "max", "p99", "cosine", "top-1", "")
+    console.table(f"{report.bundle} on {report.backend}, {report.precision}", columns, rows)
+    if report.answers:
+        same = sum(answer.same for answer in report.answers)
+        judged = [answer.correct for answer in report.answers if answer.correct is not None]
+        click.echo(f"greedy answers equal to the reference's: {same} of {len(report.answers)}")
+        if judged:
+            click.echo(f"answers that are right: {sum(judged)} of {len(judged)}")
+
+
+@cli.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--text", help="The prompt.")
+@click.option("--image", type=click.Path(path_type=Path), help="A picture; without one the model is told so.")
+@click.option("--choices", multiple=True, help="Answer by letter among these, in a single pass; repeat for each.")
+@click.option("--data", type=click.Path(path_type=Path), help="JSONL requests to answer, batched and resumable.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where the answers to --data go.")
+@click.option("--no-resume", is_flag=True, help="Answer all of --data again.")
+@click.option("--component", help="Run raw tensors through one component.")
+@click.option("--inputs", type=click.Path(path_type=Path), help="npz file with the component's inputs.")
+@click.option("--save-outputs", type=click.Path(path_type=Path), help="npz file for the component's outputs.")
+@click.option("--max-new-tokens", type=int, help="Longest answer in tokens (default: the bundle's).")
+@click.option("--temperature", type=float, default=0.0, show_default=True, help="0 takes the most probable token.")
+@click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw among tokens that hold this share.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--batch", type=int, help="Requests at a time.")
+@click.option("--backend", type=click.Choice(["onnxruntime"]), default="onnxruntime", show_default=True)
+@_PRECISION
+@click.option("--dry-run", is_flag=True, help="With --data: read the requests and say how many there are.")
+@_AS_JSON
+def run(bundle: Path, **flags: Any) -> None:
+    """Answer a question, a file of questions, or run raw tensors through one component."""
+    modes = [mode for mode in ("text", "data", "component") if flags[mode] is not None]
+    if len(modes) != 1:
+        raise InputError("give one of --text, --data and --component.")
+    belongs = {
+        "text": {"image", "choices"},
+        "data": {"output", "no_resume", "dry_run", "batch"},
+        "component": {"inputs", "save_outputs"},
+    }
+    for mode, names in belongs.items():
+        given = [name for name in sorted(names) if flags[name] not in (None, False, ())]
+        if mode != modes[0] and given:
+            raise InputError(f"--{given[0].replace('_', '-')} belongs to --{mode}, not to --{modes[0]}.")
+    {"text": _run_text, "data": _run_data, "component": _run_component}[modes[0]](bundle, flags)
+
+
+def _settings(bundle: Any, flags: dict[str, Any]) -> "Settings":
+    from .exporter.pipeline import Settings
+
+    longest = flags["max_new_tokens"]
+    if longest is None:
+        longest = bundle.manifest["generation"]["max_new_tokens"]
+    return Settings(longest, flags["temperature"], flags["top_p"], flags["seed"], flags["batch"])
+
+
+def _run_text(path: Path, flags: dict[str, Any]) -> None:
+    from .exporter.bundle import Bundle
+    from .exporter.run import run as answer_one
+
+    bundle = Bundle.open(path)
+    settings = _settings(bundle, flags)
+    answer = answer_one(
+        bundle, flags["text"], flags["image"], flags["choices"], settings, flags["backend"], flags["precision"]
+    )
+    if answer.truncated:
+        click.echo("warning: the prompt was too long and lost its end", err=True)
+    if flags["as_json"]:
+        _print_json(vars(answer))
+    elif answer.choice is not None and answer.choice >= 0:
+        click.echo(f"{answer.text}  ({flags['choices'][answer.choice]})")
+    else:
+        click.echo(answer.text)
+    if answer.choice == -1:
+        click.echo("note: the answer names none of the choices", err=True)
+
+
+def _run_data(path: Path, flags: dict[str, Any]) -> None:
+    from .exporter.bundle import Bundle
+    from .exporter.data import read_requests
+    from .exporter.parity.check import correct
+    from .exporter.run import run_file
+
+    bundle = Bundle.open(path)
+    if flags["dry_run"]:
+        count = sum(1 for _ in read_requests(flags["data"]))
+        return _done(f"dry run: {flags['data']} holds {count} requests; nothing was answered")
+    if flags["output"] is None:
+        raise InputError("--data needs -o: the file the answers go to.")
+    judged: list[bool] = []
+
+    def answered(requests: Any, answers: Any) -> None:
+        judged.extend(
+            verdict for pair in zip(requests, answers, strict=True) if (verdict := correct(*pair)) is not None
+        )
+        for answer in answers:
+            if answer.truncated:
+                click.echo(f"warning: the prompt of {answer.id!r} was too long and lost its end", err=True)
+
+    settings = _settings(bundle, flags)
+    count = run_file(
+        bundle,
+        flags["data"],
+        flags["output"],
+        settings,
+        not flags["no_resume"],
+        flags["backend"],
+        flags["precision"],
+        answered,
+    )
+    right = sum(judged)
+    if flags["as_json"]:
+        _print_json({"output": str(flags["output"]), "answered": count, "judged": len(judged), "right": right})
+    accuracy = f"; {right} of {len(judged)} are right ({right / len(judged):.1%})" if judged else ""
+    _done(f"done: {count} requests answered into {flags['output']}{accuracy}")
+
+
+def _run_component(path: Path, flags: dict[str, Any]) -> None:
+    from .exporter.run import run_component
+
+    if flags["inputs"] is None or flags["save_outputs"] is None:
+        raise InputError("--component needs --inputs and --save-outputs.")
+    outputs = run_component(
+        path, flags["component"], flags["inputs"], flags["save_outputs"], flags["backend"], flags["precision"]
+    )
+    shapes = {name: {"dtype": str(array.dtype), "shape": list(array.shape)} for name, array in outputs.items()}
+    if flags["as_json"]:
+        _print_json(shapes)
+    _done(f"done: {len(outputs)} outputs of {flags['component']} in {flags['save_outputs']}")
+
+
+@cli.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--shape", "shapes", multiple=True, metavar="NAME=LENGTH", help="A dynamic dimension for the FLOP count.")
+@click.option("--verify", is_flag=True, help="Compare the digests of all files too.")
+@_AS_JSON
+def inspect(path: Path, shapes: tuple[str, ...], verify: bool, as_json: bool) -> None:
+    """Say what is in a bundle or graph: components, types, memory sites, sizes, FLOPs."""
+    from .exporter.inspection import inspect_path
+    from .exporter.inspection.render import print_report
+
+    if verify:
+        from .exporter.bundle import Bundle
+
+        Bundle.open(path, verify=True)
+    report = inspect_path(path, shapes=dict(_length(shape) for shape in shapes))
+    _print_json(report) if as_json else print_report(report)
+    _done(f"done: {path} is a whole {report['kind']}" + (", all digests match" if verify else ""))
+
+
+def _length(shape: str) -> tuple[str, int]:
+    name, value = _pair(shape)
+    if not value.isdigit():
+        raise InputError(f"--shape {shape!r} is not NAME=LENGTH.")
+    return name, int(value)
+
+
+@cli.command()
+@_AS_JSON
+def doctor(as_json: bool) -> None:
+    """Say what this machine can do, by trying it."""
+    from .exporter import console
+    from .exporter import doctor as tests
+
+    checks = tests.doctor()
+    code = tests.exit_code(checks)
+    if as_json:
+        _print_json({"checks": [vars(one) for one in checks], "exit_code": code})
+    else:
+        rows = [(one.status, one.name, one.detail, one.fix) for one in checks]
+        console.table("doctor", ("status", "what", "found", "fix"), rows)
+    _done(
+        "done: export and ONNX Runtime work here"
+        if code == 0
+        else "the basic way does not work here: see the fixes above"
+    )
+    sys.exit(code)
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path), default=Path("memvp-demo"))
+@click.option("--overwrite", is_flag=True, help="Replace the bundle of an earlier demo.")
+@_AS_JSON
+def demo(folder: Path, overwrite: bool, as_json: bool) -> None:
+    """The whole way on a small trained model: export, check, answers to held-out questions, one page in FOLDER."""
+    _needs("torch", "onnxscript", "safetensors", extra="export")
+    _needs("onnxruntime", extra="cpu")
+    _needs("jinja2", "matplotlib", extra="report")
+    from .exporter import console
+    from .exporter.demo import run_demo, write_page
+
+    progress = console.progress()
+    result = run_demo(folder, overwrite, progress)
+    page = write_page(result, progress.stages, folder / "demo.html")
+    if as_json:
+        _print_json(
+            {"bundle": str(result.bundle.root), "page": str(page), "parity": result.report.to_dict()}
+            | {"accuracy": [vars(row) for row in result.accuracy], "without_image": result.without_image}
+        )
+    else:
+        rows = [(row.name, row.questions, f"{row.right:.1%}", f"{row.majority:.1%}") for row in result.accuracy]
+        console.table("held-out questions", ("type", "questions", "right", "most frequent answer alone"), rows)
+        click.echo(f"right without the image: {result.without_image:.1%}")
+    _done(result.report.verdict)
+    _done(f"done: {result.bundle.root}, page {page}")
+    if not result.report.passed:
+        sys.exit(1)
+
+
+def _needs(*packages: str, extra: str) -> None:
+    from importlib.util import find_spec
+
+    from .exporter.errors import MissingPackage
+
+    for package in packages:
+        if find_spec(package) is None:
+            raise MissingPackage(package, extra)
+
+
+def _print_json(data: Any) -> None:
+    click.echo(json.dumps(data, indent=1, default=str))

@@ -1,0 +1,86 @@
+"""What commands print: progress, tables, and the last line, which is the verdict. Everything but results goes to
+standard error, so that --json leaves clean output."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from .progress import Advance, Progress, Stage
+
+
+class PlainProgress(Progress):
+    """One line a stage, when it is done: for logs and pipes."""
+
+    def finished(self, stage: Stage) -> None:
+        """Print what the stage took."""
+        print(
+            f"  {stage.name:<34} {stage.seconds:7.1f} s   peak {stage.peak_mib:6.0f} MiB", file=sys.stderr, flush=True
+        )
+
+
+class BarProgress(PlainProgress):
+    """A live bar for the running stage on a terminal, then the same line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bar
+
+        console = Console(stderr=True)
+        shared = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        self._plain = lambda: Bar(*shared, console=console, transient=True)
+        self._bytes = lambda: Bar(*shared, BarColumn(), DownloadColumn(), console=console, transient=True)
+        self._bar: Any = None
+
+    def started(self, name: str, total: int | None) -> Advance:
+        """Show the stage."""
+        self._stop()
+        self._bar = bar = self._bytes() if total else self._plain()
+        bar.start()
+        task = bar.add_task(name, total=total)
+        return lambda done: bar.advance(task, done)
+
+    def finished(self, stage: Stage) -> None:
+        """Replace the bar by a line."""
+        self._stop()
+        super().finished(stage)
+
+    def failed(self, name: str) -> None:
+        """Remove the bar."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def progress() -> Progress:
+    """The progress display that fits where standard error goes."""
+    return BarProgress() if sys.stderr.isatty() else PlainProgress()
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table to standard output, as wide as it needs to be where that is no terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(str(cell)) for cell in row))
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console.print(made)
+    console.print()
+
+
+def size(count: float) -> str:
+    """Bytes for people: 13.5 GB, 2.6 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError

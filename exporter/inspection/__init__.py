@@ -1,0 +1,83 @@
+"""What is inside a bundle or a graph, read without PyTorch, without TensorRT and without loading weights."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..bundle import Bundle
+from ..errors import InputError
+from .graph_report import dimensions, report_graph
+
+__all__ = ["inspect_path"]
+_GIVEN = ("precision", "schema", "options", "preprocessing", "tokenizer", "generation", "labels", "memory", "samples")
+
+
+def inspect_path(path: Path | str, *, shapes: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """Report on a bundle folder or one ONNX file, as plain JSON data.
+
+    shapes sets lengths of named dimensions for the MAC counts, such as {"batch": 8, "sequence": 512}; by default a
+    past is empty, a sequence 64 long and everything else 1. Raises InputError for a path that is neither, a damaged
+    file, or a dimension that no graph has. "kind" in the report is "bundle" or "graph"; sizes are in bytes.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path} does not exist.")
+    if path.is_dir():
+        return _report_bundle(Bundle.open(path), shapes or {})
+    if path.suffix == ".onnx":
+        _check_shapes(shapes or {}, dimensions(path))
+        return {"kind": "graph", "path": str(path), **report_graph(path, shapes or {})}
+    raise InputError(f"{path} cannot be inspected: give a bundle folder or an .onnx file.")
+
+
+def _check_shapes(shapes: Mapping[str, int], known: Iterable[str]) -> None:
+    known = list(dict.fromkeys(known))
+    if unknown := [name for name in shapes if name not in known]:
+        raise InputError(
+            f"no input has a dimension {', '.join(map(repr, unknown))}; "
+            f"the dimensions are {', '.join(known) or 'all fixed'}."
+        )
+    if wrong := [name for name, size in shapes.items() if not isinstance(size, int) or size < 0]:
+        raise InputError(f"the length of {', '.join(wrong)} must be a whole number, 0 or more.")
+
+
+def _report_bundle(bundle: Bundle, shapes: Mapping[str, int]) -> dict[str, Any]:
+    manifest = bundle.manifest
+    components = manifest["components"]
+    files = {
+        (name, precision): bundle.graph(name, precision)
+        for name, component in components.items()
+        for precision in component["graphs"]
+    }
+    if shapes:
+        _check_shapes(shapes, (dim for path in files.values() for dim in dimensions(path)))
+    return {
+        "kind": "bundle",
+        "path": str(bundle.root),
+        "family": manifest["family"],
+        "task": manifest["task"],
+        **{key: manifest.get(key) for key in _GIVEN},
+        "bytes": bundle.size,
+        "files": len(manifest["files"]),
+        "bytes_by_folder": _bytes_by_folder(manifest["files"]),
+        "sample_files": [name for name in manifest["files"] if name.startswith("samples/")],
+        "sources": manifest.get("sources", []),
+        "engines": manifest.get("engines", []),
+        "components": {
+            name: {
+                **{key: component.get(key) for key in ("inputs", "outputs", "ranges", "cache")},
+                "graphs": {
+                    precision: report_graph(files[name, precision], shapes) for precision in component["graphs"]
+                },
+            }
+            for name, component in components.items()
+        },
+    }
+
+
+def _bytes_by_folder(files: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    sizes: Counter[str] = Counter()
+    for name, entry in files.items():
+        sizes[name.split("/", 1)[0] if "/" in name else "."] += entry["size"]
+    return dict(sizes.most_common())

@@ -1,0 +1,118 @@
+"""Answers from a bundle: one, a file of them, or raw tensors through one component."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .bundle import Bundle
+from .data import Answer, AnswerFile, Request, read_requests
+from .errors import EnvironmentLack, InputError
+from .onnx_session import OnnxSession
+from .pipeline import Pipeline, Settings
+from .session import Arrays, Session
+
+BACKENDS = ("onnxruntime",)
+
+
+def open_session(bundle: Bundle, backend: str = "onnxruntime", precision: str | None = None) -> Session:
+    """A session over the bundle's components. Raises InputError for a backend this version does not know."""
+    if backend not in BACKENDS:
+        raise InputError(f"backend {backend!r} is not known to this version; it knows {', '.join(BACKENDS)}")
+    return OnnxSession(bundle, precision)
+
+
+def open_pipeline(bundle: Bundle, backend: str = "onnxruntime", precision: str | None = None) -> Pipeline:
+    """Image and text to answer, over `open_session`."""
+    return Pipeline.from_manifest(
+        open_session(bundle, backend, precision), bundle.manifest, bundle.root, precision=precision
+    )
+
+
+def run(
+    bundle: Bundle | Path | str,
+    text: str,
+    image: Path | str | None = None,
+    choices: Sequence[str] | None = None,
+    settings: Settings | None = None,
+    backend: str = "onnxruntime",
+    precision: str | None = None,
+) -> Answer:
+    """The answer to one question. Without an image the indicator is 0. With choices, one greedy token is scored.
+
+    settings None: the bundle's own generation settings. Raises InputError for an unreadable image or wrong use.
+    """
+    bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    pipeline = open_pipeline(bundle, backend, precision)
+    request = Request("1", text, Path(image) if image else None, None, tuple(choices) if choices else None)
+    (answer,) = pipeline.score([request], settings) if choices else pipeline.answer([request], settings)
+    return answer
+
+
+def run_file(
+    bundle: Bundle | Path | str,
+    data: Path | str,
+    output: Path | str,
+    settings: Settings | None = None,
+    resume: bool = True,
+    backend: str = "onnxruntime",
+    precision: str | None = None,
+    answered: Callable[[Sequence[Request], Sequence[Answer]], None] = lambda requests, answers: None,
+) -> int:
+    """Answer every request of the JSONL file `data` into `output`; returns how many were answered now.
+
+    A run that was killed goes on where it was, unless resume is False. answered is told of every batch.
+    """
+    bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    pipeline = open_pipeline(bundle, backend, precision)
+    settings = settings or pipeline.defaults
+    identity = {**settings.digest_data(), "precision": precision, "backend": backend}
+    with AnswerFile(output, [Path(data)], bundle.manifest["digest"], identity, resume) as file:
+        count = 0
+        pending: list[Request] = []
+
+        def taken() -> Iterator[Request]:
+            for request in file.pending(read_requests(data)):
+                pending.append(request)
+                yield request
+
+        for answers in pipeline.batches(taken(), settings):
+            file.write(answers)
+            answered(pending[: len(answers)], answers)
+            del pending[: len(answers)]
+            count += len(answers)
+    return count
+
+
+def run_component(
+    bundle: Bundle | Path | str,
+    component: str,
+    inputs: Path | str,
+    output: Path | str,
+    backend: str = "onnxruntime",
+    precision: str | None = None,
+) -> Arrays:
+    """Raw tensors, by port name, from the npz file `inputs` through one component into the npz file `output`."""
+    bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    outputs = open_session(bundle, backend, precision).run(component, read_npz(Path(inputs)))
+    output = Path(output)
+    temporary = output.with_name(f".{output.name}.partial-npz")
+    try:
+        with temporary.open("wb") as file:
+            np.savez(file, **outputs)  # type: ignore[arg-type]
+        temporary.replace(output)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise EnvironmentLack(f"{output} cannot be written: {error.strerror}.") from error
+    return outputs
+
+
+def read_npz(path: Path) -> Arrays:
+    """The arrays of an npz file by name; bfloat16 ones are uint16 under `<name>.bf16` (design section 5)."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is not a file.") from error
+    except (OSError, ValueError, EOFError, KeyError, AttributeError) as error:
+        raise InputError(f"{path} is not an npz file of plain arrays ({error}).") from error

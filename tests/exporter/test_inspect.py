@@ -1,0 +1,320 @@
+"""Inspection against closed formulas of the models, on graphs that the exporter itself traces."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from memvp_export.exporter.bundle import new_bundle
+from memvp_export.exporter.checkpoints.lazy import from_array
+from memvp_export.exporter.errors import InputError
+from memvp_export.exporter.graphs.trace import default_opset, trace
+from memvp_export.exporter.graphs.weights import write_weights
+from memvp_export.exporter.inspection import inspect_path
+from memvp_export.exporter.models import memvp_llama
+from memvp_export.exporter.models.clip_tower import TowerConfig
+from memvp_export.exporter.models.component import Component, Port, Weight, constants_of
+from memvp_export.exporter.models.memory import approximated_prompt
+from onnx import TensorProto, helper
+
+CONFIG = memvp_llama.Config(
+    tower=TowerConfig(width=64, blocks=3, patch=8, grid=4, adapter_dim=4, adapter_scale=0.1),
+    dim=48,
+    layers=2,
+    heads=3,
+    ffn_dim=80,
+    vocab=70,
+    norm_eps=1e-6,
+    rope_theta=1e4,
+    projector_dim=24,
+    memory_rows=20,
+    adapter_scale=0.1,
+    visual_scale=0.01,
+    max_sequence=128,
+    max_batch=8,
+)
+
+
+def write(component: Component, precision: str, folder: Path) -> Path:
+    model = trace(component, precision, default_opset(precision))
+    shapes = {name: weight.shape for name, weight in component.weights.items()}
+    random = np.random.default_rng(0)
+    tensors = {name: from_array(random.standard_normal(s).astype(np.float32), name) for name, s in shapes.items()}
+    path = folder / f"{component.name}.onnx"
+    write_weights(model, {**tensors, **constants_of([component])}, folder / f"{component.name}.onnx.data")
+    ir.save(model, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory: pytest.TempPathFactory):
+    """graphs(component index, precision, config) -> the traced file, made once."""
+
+    @cache
+    def make(index: int, precision: str = "fp32", config: memvp_llama.Config = CONFIG) -> Path:
+        return write(memvp_llama.components(config)[index], precision, tmp_path_factory.mktemp("graph"))
+
+    return make
+
+
+VISION, DECODER = 0, 1
+
+
+def decoder_macs(batch: int, sequence: int, past: int, positions: int) -> tuple[int, int]:
+    """A LLaMA decoder without its memory: products with weights, and of queries, keys and values."""
+    c = CONFIG
+    layers = c.layers * batch * sequence * (4 * c.dim**2 + 3 * c.dim * c.ffn_dim)
+    attention = c.layers * batch * 2 * sequence * (past + sequence) * c.dim
+    return layers + batch * positions * c.dim * c.vocab, attention
+
+
+@pytest.mark.parametrize(
+    ("shapes", "setting"),
+    [
+        ({}, (1, 64, 0, 1)),
+        ({"sequence": 1, "past_sequence": 37}, (1, 1, 37, 1)),
+        ({"batch": 2, "sequence": 5, "past_sequence": 11, "positions": 5}, (2, 5, 11, 5)),
+        ({"sequence": 1}, (1, 1, 0, 1)),
+    ],
+)
+def test_decoder_macs_follow_the_closed_formula(graphs, shapes: dict[str, int], setting: tuple[int, ...]) -> None:
+    cost = inspect_path(graphs(DECODER), shapes=shapes)["cost"]
+    weights, attention = decoder_macs(*setting)
+    batch, sequence = setting[:2]
+    rows, table_rows = CONFIG.tower.rows, CONFIG.memory_rows
+    table = CONFIG.layers * batch * sequence * 2 * table_rows * CONFIG.dim
+    visual = CONFIG.layers * batch * sequence * 2 * rows * CONFIG.dim
+    assert cost["setting"] == dict(zip(("batch", "sequence", "past_sequence", "positions"), setting, strict=True))
+    assert cost["macs_with_weights"] == weights + table
+    assert cost["macs_between_activations"] == attention + visual
+    assert cost["flops"] == 2 * cost["macs"] == 2 * (weights + attention + table + visual)
+    assert cost["memory"]["table_macs"] == table and cost["memory"]["visual_macs"] == visual
+    assert cost["memory"]["percent"] == pytest.approx(100 * (table + visual) / (weights + attention))
+    assert cost["uncounted"] == []
+
+
+def test_vision_macs_follow_the_closed_formula(graphs) -> None:
+    report = inspect_path(graphs(VISION), shapes={"batch": 3})
+    t = CONFIG.tower
+    d, tokens, blocks = t.width, t.rows + 1, t.blocks - 1
+    block = tokens * (4 * d**2 + 8 * d**2 + 2 * d * t.adapter_dim)
+    stem = t.rows * d * 3 * t.patch**2
+    head = t.rows * (d * CONFIG.projector_dim + CONFIG.projector_dim * CONFIG.dim)
+    assert report["cost"]["macs_with_weights"] == 3 * (stem + blocks * block + head)
+    assert report["cost"]["macs_between_activations"] == 3 * blocks * 2 * tokens**2 * d
+    assert report["memory"] == [] and report["cost"]["memory"] is None
+
+
+def test_the_memory_is_described_and_its_rows_move_its_share(graphs) -> None:
+    small = inspect_path(graphs(DECODER))
+    large = inspect_path(graphs(DECODER, config=replace(CONFIG, memory_rows=40)))
+    assert small["memory"][1] == {
+        "name": "model.layers.1.mlp.down_proj/VisualMemoryFFN",
+        "operator": "VisualMemoryFFN",
+        "visual_rows": 16,
+        "table_rows": 20,
+        "width": 48,
+        "dtype": "float32",
+        "activation": "silu",
+        "scale": 0.1,
+        "body": True,
+    }
+    assert len(small["memory"]) == CONFIG.layers
+    assert large["memory"][0]["table_rows"] == 40
+    before, after = small["cost"]["memory"], large["cost"]["memory"]
+    assert after["table_macs"] == 2 * before["table_macs"]
+    assert after["visual_macs"] == before["visual_macs"]
+    assert after["percent"] > before["percent"]
+
+
+def test_without_the_function_bodies_the_counts_are_the_same(graphs, tmp_path: Path) -> None:
+    model = onnx.load(graphs(DECODER), load_external_data=False)
+    del model.functions[:]
+    onnx.save(model, tmp_path / "lowered.onnx")
+    lowered, whole = inspect_path(tmp_path / "lowered.onnx"), inspect_path(graphs(DECODER))
+    assert lowered["cost"] == whole["cost"]
+    assert not lowered["memory"][0]["body"]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_decoder_names_its_float32_islands(graphs, precision: str) -> None:
+    report = inspect_path(graphs(DECODER, precision))
+    dtype = {"fp16": "float16", "bf16": "bfloat16"}[precision]
+    groups = {island["reason"]: island["groups"] for island in report["float32_islands"]}
+    layers = CONFIG.layers
+    assert groups == {
+        "norm statistics": 2 * layers + 1,
+        "rotary": 2 * layers + 1,
+        "softmax and mask": layers + 1,
+        "output logits": 1,
+    }
+    assert report["precision"] == dtype
+    assert report["nodes"]["by_operator"]["MatMul"] == {dtype: 9 * layers + 1}
+    assert report["nodes"]["by_operator"]["Softmax"] == {"float32": layers}
+    names = {node.name for node in onnx.load(graphs(DECODER, precision), load_external_data=False).graph.node}
+    assert all(set(island["at"]) <= names for island in report["float32_islands"])
+
+
+def test_half_vision_names_its_float32_islands(graphs) -> None:
+    islands = inspect_path(graphs(VISION, "fp16"))["float32_islands"]
+    reasons = {island["reason"]: island["groups"] for island in islands}
+    blocks = CONFIG.tower.blocks - 1
+    assert reasons == {
+        "norm statistics": 2 * blocks + 2,
+        "softmax and mask": blocks,
+        "input pixel_values": 1,
+        "input image_indicator": 1,
+    }
+
+
+def test_float32_graphs_have_no_islands(graphs) -> None:
+    for index in (VISION, DECODER):
+        report = inspect_path(graphs(index))
+        assert report["precision"] == "float32" and report["float32_islands"] == []
+
+
+def test_a_product_left_in_float32_is_no_known_island(tmp_path: Path) -> None:
+    half, single = TensorProto.FLOAT16, TensorProto.FLOAT
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], name="good"),
+        helper.make_node("Cast", ["a"], ["b"], to=single, name="up"),
+        helper.make_node("MatMul", ["b", "w32"], ["c"], name="bad"),
+        helper.make_node("Cast", ["c"], ["y"], to=half, name="down"),
+    ]
+    weights = [helper.make_tensor(n, t, [4, 4], [1.0] * 16) for n, t in (("w", half), ("w32", single))]
+    ports = [helper.make_tensor_value_info(name, half, ["rows", 4]) for name in ("x", "y")]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", ports[:1], ports[1:], weights), opset_imports=[helper.make_opsetid("", 20)]
+    )
+    model.metadata_props.add(key="precision", value="fp16")
+    onnx.save(model, tmp_path / "g.onnx")
+    report = inspect_path(tmp_path / "g.onnx", shapes={"rows": 3})
+    assert [(i["reason"], i["nodes"], i["at"]) for i in report["float32_islands"]] == [("other", 3, ["up"])]
+    assert report["cost"]["macs"] == 2 * 3 * 4 * 4
+
+
+def test_approximated_prompt_in_half_keeps_its_products_in_float32(tmp_path: Path) -> None:
+    rows, width = 6, 8
+
+    def forward(weights, inputs):
+        x = inputs["hidden"]
+        return (approximated_prompt(x, x + 1, weights["keys"], weights["values"]),)
+
+    port = ("graph", ("batch", "sequence", width))
+    component = Component(
+        "model",
+        (Port("hidden", *port),),
+        (Port("out", *port),),
+        {"keys": Weight((rows, width)), "values": Weight((rows, width))},
+        forward,
+        {"batch": (1, 2), "sequence": (1, 9)},
+    )
+    report = inspect_path(write(component, "fp16", tmp_path), shapes={"batch": 2, "sequence": 7})
+    (island,) = report["float32_islands"]
+    assert island["reason"] == "memory products" and island["operators"]["ReduceMax"] == 1
+    assert island["at"] == [report["memory"][0]["name"]]
+    assert report["memory"][0]["table_rows"] == rows and report["memory"][0]["visual_rows"] is None
+    assert report["cost"]["memory"]["table_macs"] == report["cost"]["macs"] == 2 * 2 * 7 * rows * width
+    assert report["cost"]["memory"]["visual_macs"] == 0 and report["cost"]["memory"]["percent"] is None
+
+
+def test_weights_are_counted_without_their_file(graphs) -> None:
+    path = graphs(DECODER, "fp16")
+    component = memvp_llama.components(CONFIG)[DECODER]
+    expected = sum(np.prod(weight.shape) for weight in component.weights.values())
+    data = path.with_name(path.name + ".data")
+    hidden = data.rename(data.with_suffix(".away"))
+    try:
+        weights = inspect_path(path)["weights"]
+    finally:
+        hidden.rename(data)
+    assert 0 <= weights["bytes_by_dtype"]["float16"] - 2 * expected < 100
+    assert weights["external_files"] == [{"name": data.name, "bytes": None}]
+    assert weights["largest"][0]["bytes"] == 2 * CONFIG.dim * CONFIG.ffn_dim
+    assert inspect_path(path)["weights"]["external_files"][0]["bytes"] == data.stat().st_size
+
+
+def make_bundle(graphs, folder: Path) -> Path:
+    parts = memvp_llama.components(CONFIG)
+    root = folder / "bundle"
+    with new_bundle(root) as writer:
+        for index, part in enumerate(parts):
+            source = graphs(index)
+            for name in (source.name, f"{source.name}.data"):
+                writer.path(f"graphs/{name}").write_bytes(source.with_name(name).read_bytes())
+                writer.record(f"graphs/{name}")
+        writer.path("samples/golden.npz").write_bytes(b"0123")
+        writer.record("samples/golden.npz")
+        writer.write_manifest(
+            {
+                "family": "memvp-llama",
+                "task": "vqa",
+                "precision": "fp32",
+                "memory": {"visual_rows": 16, "table_rows": 20, "scale": 0.1},
+                "components": {
+                    part.name: {
+                        "inputs": [{"name": p.name, "dtype": p.dtype, "dims": list(p.dims)} for p in part.inputs],
+                        "outputs": [],
+                        "ranges": {name: list(limits) for name, limits in part.ranges.items()},
+                        "cache": None,
+                        "graphs": {"fp32": {"file": f"graphs/{part.name}.onnx", "opset": 20}},
+                    }
+                    for part in parts
+                },
+            }
+        )
+    return root
+
+
+def test_a_bundle_is_reported_whole(graphs, tmp_path: Path) -> None:
+    root = make_bundle(graphs, tmp_path)
+    report = inspect_path(root, shapes={"batch": 2})
+    assert json.loads(json.dumps(report)) == report
+    assert (report["kind"], report["family"], report["precision"]) == ("bundle", "memvp-llama", "fp32")
+    assert report["memory"]["table_rows"] == 20
+    assert report["bytes"] == sum(report["bytes_by_folder"].values())
+    assert report["bytes_by_folder"]["samples"] == 4 and report["sample_files"] == ["samples/golden.npz"]
+    decoder = report["components"]["decoder"]
+    assert decoder["ranges"]["sequence"] == [1, 128]
+    assert decoder["graphs"]["fp32"]["cost"]["setting"]["batch"] == 2
+    assert report["components"]["vision"]["graphs"]["fp32"]["cost"]["setting"] == {"batch": 2}
+    with pytest.raises(InputError, match="'seq'.*batch, sequence"):
+        inspect_path(root, shapes={"seq": 3})
+
+
+def test_reading_loads_neither_torch_nor_tensorrt(graphs) -> None:
+    code = (
+        "import sys; from memvp_export.exporter.inspection import inspect_path; inspect_path(sys.argv[1]);"
+        "print([m for m in ('torch', 'tensorrt', 'onnxscript', 'onnx_ir', 'onnxruntime') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, graphs(DECODER)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_what_is_no_bundle_and_no_graph_is_refused(graphs, tmp_path: Path) -> None:
+    garbage = tmp_path / "garbage.onnx"
+    garbage.write_bytes(b"\x00\xffnot a graph" * 50)
+    empty = tmp_path / "empty.onnx"
+    empty.touch()
+    cut = tmp_path / "cut.onnx"
+    cut.write_bytes(graphs(DECODER).read_bytes()[:5000])
+    engine = tmp_path / "model.bin"
+    engine.touch()
+    for path, message in (
+        (tmp_path / "absent", "does not exist"),
+        (tmp_path, "is not a bundle"),
+        (garbage, "is not an ONNX graph"),
+        (empty, "is not an ONNX graph"),
+        (cut, "is not an ONNX graph, or it is cut short"),
+        (engine, "give a bundle folder or an .onnx file"),
+    ):
+        with pytest.raises(InputError, match=message):
+            inspect_path(path)
+    with pytest.raises(InputError, match="whole number"):
+        inspect_path(graphs(DECODER), shapes={"batch": -1})
