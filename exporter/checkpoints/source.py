@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import InputError
 from .hub import parse_reference, resolve
@@ -66,9 +66,8 @@ def _source(
     if family is None:
         reason = "family is missing" if name is None else f"unknown family {name!r}{nearest(str(name), FAMILIES)}"
         _refuse(title, [*problems, reason])
-    elif not family.tasks:
+    if not family.tasks:
         raise InputError(f"{title}: the family {name} is not supported yet by this version.")
-    assert family is not None
     task = family.tasks[0] if task is None else task
     if task not in family.tasks:
         problems.append(f"{name} has no task {task!r} (known: {', '.join(family.tasks)})")
@@ -103,5 +102,5 @@ def _local(key: str, files: Mapping[str, Any], folder: Path, paths: dict[str, Pa
     return []
 
 
-def _refuse(title: str, problems: list[str]) -> None:
+def _refuse(title: str, problems: list[str]) -> NoReturn:
     raise InputError("\n".join([f"{title} cannot be used:", *(f"  {problem}" for problem in problems)]))

@@ -118,6 +118,7 @@ def type_graph(
     work.CopyFrom(model)
     del work.graph.value_info[:]
     _set_sizes(work, sizes or {})
+    _stand_in_for_memory(work)
     constants = _small_constants(work)
     types = _infer(work)
     for _ in range(_ROUNDS):
@@ -165,7 +166,6 @@ def _infer(model: onnx.ModelProto) -> dict[str, ValueType]:
         if tensor_type.elem_type:
             dims = tuple(d if isinstance(d, int) else None for d in dims_of(value))
             types[value.name] = ValueType(dtype_name(tensor_type.elem_type), dims if _ranked(value) else None)
-    _type_memory_nodes(model, types)
     return types
 
 
@@ -173,11 +173,12 @@ def _ranked(value: onnx.ValueInfoProto) -> bool:
     return value.type.tensor_type.HasField("shape")
 
 
-def _type_memory_nodes(model: onnx.ModelProto, types: dict[str, ValueType]) -> None:
-    # Without its body (plugin lowering) a memory operator has no inference; its result is like its second input.
+def _stand_in_for_memory(model: onnx.ModelProto) -> None:
+    # A memory operator may have no body (plugin lowering), and where the exporter's tracer runs in this process a
+    # registered schema hides the body from inference. Its result is like its second input.
     for node in model.graph.node:
-        if node.domain == "memvp" and len(node.input) > 1 and node.input[1] in types:
-            types.setdefault(node.output[0], types[node.input[1]])
+        if node.domain == "memvp" and len(node.input) > 1:
+            node.CopyFrom(onnx.helper.make_node("Identity", [node.input[1]], node.output[:1]))
 
 
 def _small_constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:

@@ -35,7 +35,8 @@ def _visual_memory_ffn(
 def _approximated_prompt(hidden: Tensor, attention: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     activations = F.relu(hidden @ keys.T)
     # The weight and the product are quadratic in the activations: half types overflow where the result does not.
-    weighted = activations.float().amax(-1, keepdim=True) * (activations.float() @ values.float())
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    weighted = activations.to(wide).amax(-1, keepdim=True) * (activations.to(wide) @ values.to(wide))
     return attention + weighted.to(attention.dtype)
 
 
@@ -62,7 +63,7 @@ def approximated_prompt(hidden: Tensor, attention: Tensor, keys: Tensor, values:
     """APT's lookup beside an attention: `attention + rowmax(a) * (a values)` with `a = relu(hidden keys^T)`.
 
     Shapes: hidden and attention [B,N,d]; keys and values [p,d]. All of one floating dtype; the products after the
-    row maximum are computed in float32.
+    row maximum are computed in float32 at least.
     """
     return _approximated_prompt(hidden, attention, keys, values)
 

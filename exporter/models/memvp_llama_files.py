@@ -24,7 +24,7 @@ def load(source: Source) -> Model:
     """Read the official files of `source` (keys base, vision, adapter, tokenizer) into a Model (spec 1.8)."""
     base = read_llama(source.files["base"])
     clip = read_clip_tower(source.files["vision"])
-    adapter = read_memvp_adapter(source.files["adapter"])
+    adapter = read_memvp_adapter(source.files["adapter"], clip.blocks)
     config = _config(base, clip, adapter, source.options)
     parts = components(config)
     found = {**base.weights, **clip.weights, **adapter.weights}
@@ -45,7 +45,7 @@ def load(source: Source) -> Model:
         files={
             "base": base.files,
             "vision": clip.files,
-            "adapter": [source.files["adapter"]],
+            "adapter": adapter.files,
             "tokenizer": [source.files["tokenizer"]],
         },
         precision=_PRECISIONS.get(base.dtype, "fp32"),
@@ -66,33 +66,29 @@ def load(source: Source) -> Model:
 
 
 def _config(base: LlamaCheckpoint, clip: ClipCheckpoint, adapter: MemvpAdapter, options: Mapping[str, Any]) -> Config:
-    weights = adapter.weights
-    memory_rows, dim = weights["adapter_emb1"].shape
-    projector_dim, width = weights["adapter_proj.fc1.weight"].shape
-    adapter_dim = weights["backbone.visual.transformer.resblocks.0.adapter_mlp.fc1.weight"].shape[0]
     for what, ours, whose, theirs in (
-        ("hidden width", dim, "the LLaMA base", base.dim),
-        ("image feature width", width, "the CLIP tower", clip.width),
+        ("hidden width", adapter.dim, "the LLaMA base", base.dim),
+        ("image feature width", adapter.vision_width, "the CLIP tower", clip.width),
     ):
         if ours != theirs:
             raise InputError(f"the adapter was trained with a {what} of {ours}; {whose} has {theirs}. Wrong pair?")
-    if clip.grid**2 > memory_rows:
+    if clip.grid**2 > adapter.memory_rows:
         raise InputError(
-            f"the CLIP tower gives {clip.grid**2} visual rows, the adapter's tables hold {memory_rows}: wrong pair?"
+            f"the CLIP tower gives {clip.grid**2} visual rows, the adapter's tables hold {adapter.memory_rows}: wrong pair?"
         )
     return Config(
         tower=TowerConfig(
-            clip.width, clip.blocks, clip.patch, clip.grid, adapter_dim, float(options["clip_adapter_scale"])
+            clip.width, clip.blocks, clip.patch, clip.grid, adapter.adapter_dim, float(options["clip_adapter_scale"])
         ),
-        dim=dim,
+        dim=base.dim,
         layers=base.layers,
         heads=base.heads,
         ffn_dim=base.ffn_dim,
         vocab=base.vocab,
         norm_eps=base.norm_eps,
         rope_theta=base.rope_theta,
-        projector_dim=projector_dim,
-        memory_rows=memory_rows,
+        projector_dim=adapter.projector_dim,
+        memory_rows=adapter.memory_rows,
         adapter_scale=float(options["adapter_scale"]),
         visual_scale=float(options["visual_scale"]),
         max_sequence=options["max_sequence"],

@@ -21,6 +21,7 @@ from ..progress import Progress
 from ..session import Session
 from .effect import image_effect
 from .golden import Case
+from .half import too_large, true_half
 from .metrics import distance, top1_agreement
 from .replay import Pair, replay
 from .report import AnswerResult, OutputResult, Report
@@ -62,6 +63,9 @@ def check(
         with progress.stage("golden samples"):
             _compare_cases(report, session, cases, bundle, GOLDEN)
             _compare_answers(report, session, bundle, read_samples(bundle), GOLDEN)
+        if report.precision == "fp16":
+            with progress.stage("true half arithmetic"):
+                _check_true_half(report, bundle, cases)
         if source is not None or data is not None or not cases:
             with progress.stage("reference in PyTorch"):
                 _check_against_reference(report, session, bundle, source, data)
@@ -91,6 +95,13 @@ def _compare_cases(report: Report, session: Session, cases: Sequence[Case], bund
     for case in cases:
         for pair in replay(session, case, bundle.manifest["components"][case.component]):
             report.outputs.append(_result(report, pair, reference))
+
+
+def _check_true_half(report: Report, bundle: Bundle, cases: Sequence[Case]) -> None:
+    if too_large(bundle):
+        report.notes.append("true half arithmetic not run: the weights are too large for the reference evaluator")
+        return
+    report.outputs += [_result(report, pair, GOLDEN) for pair in true_half(bundle, cases)]
 
 
 def _result(report: Report, pair: Pair, reference: str) -> OutputResult:

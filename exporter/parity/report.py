@@ -74,7 +74,8 @@ class Report:
         against = " and ".join(self.kinds)
         if self.failures:
             return f"PARITY FAILED against {against}: {self.failures[0]}"
-        return f"PARITY against {against}: {figure}, limit {self.threshold.relative_l2:.0e}"
+        numerics = " (bf16 numerics not run: its float32 twin was)" if self.precision == "bf16" else ""
+        return f"PARITY against {against}: {figure}, limit {self.threshold.relative_l2:.0e}{numerics}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data."""

@@ -271,11 +271,11 @@ def without(path: Path, left_out: str) -> bytes:
     return out.getvalue()
 
 
-def shifted_directory(path: Path) -> bytes:
-    # The entry data/0 is said to start near the end of the file.
-    data = bytearray(good(path))
-    at = data.rindex(b"good/data/0") - 46
-    data[at + 42 : at + 46] = (len(data) - 100).to_bytes(4, "little")
+def directory_changed(path: Path, at: int, value: int, size: int) -> bytes:
+    """The good file with a field of the zip directory's entry for data/0 overwritten."""
+    data = bytearray(repacked(path, 0))
+    at += data.rindex(b"good/data/0") - 46
+    data[at : at + size] = value.to_bytes(size, "little")
     return bytes(data)
 
 
@@ -295,7 +295,10 @@ BAD = {
     "big-endian": (lambda path: repacked(path, 0, byteorder=b"big"), "big-endian"),
     "short entry": (lambda path: repacked(path, 0, data_0=b"\0" * 100), "needs more than the 25 elements"),
     "no entry": (lambda path: without(path, "data/1"), "lacks the entry good/data/1"),
-    "entry outside": (shifted_directory, "the entry good/data/0 is not inside the file"),
+    "encrypted": (lambda path: directory_changed(path, 8, 1, 2), "compressed or encrypted"),
+    "entry elsewhere": (lambda path: directory_changed(path, 42, 5000, 4), "data/0 is not inside the file"),
+    "entry behind the end": (lambda path: directory_changed(path, 42, 1 << 30, 4), "data/0 is not inside the file"),
+    "entry too long": (lambda path: directory_changed(path, 24, 1 << 30, 4), "data/0 is not inside the file"),
     "broken pickle": (lambda path: repacked(path, 0, **{"data.pkl": b"\x80\x02}q\x00X\xff"}), "list of its tensors is"),
     "empty pickle": (lambda path: repacked(path, 0, **{"data.pkl": b""}), "list of its tensors is damaged"),
 }

@@ -1,0 +1,138 @@
+"""Reports as single HTML pages that need nothing else: no network, no script, no file beside them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..bundle import Bundle
+from ..errors import MissingPackage
+from ..progress import Stage
+from . import page_summary as summary
+from . import page_words as words
+from .page_demo import Accuracy, AnsweredQuestion, accuracies
+from .page_file import write_whole
+from .page_images import Thumbnail, thumbnail
+from .page_plot import relative_l2_plot
+from .report import AnswerResult, Report
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+__all__ = ["Accuracy", "AnsweredQuestion", "accuracies", "require_packages", "write_check_page", "write_demo_page"]
+
+MOST_ANSWERS = 64
+MOST_PICTURES = 48
+_TABLE_SIDE = 192
+_GALLERY_SIDE = 320
+
+
+@dataclass(frozen=True)
+class Pictured:
+    """Something that was answered, with its picture for the page; missing: it has one, which cannot be read."""
+
+    item: Any
+    picture: Thumbnail | None
+    missing: bool
+
+
+def require_packages() -> None:
+    """Raise MissingPackage where a page could not be written, so that a long command can stop before its work."""
+    _environment()
+    relative_l2_plot([], 1.0)
+
+
+def write_check_page(report: Report, bundle: Bundle, path: Path) -> None:
+    """Write what `check` found as one HTML file.
+
+    Raises MissingPackage without the extra `report`, EnvironmentLack where path cannot be written; then nothing is
+    left at path, or what was there before.
+    """
+    shown = summary.first_answers(report.answers, MOST_ANSWERS)
+    page = _environment().get_template("page_check.html.j2")
+    _write(page, path, report, manifest=bundle.manifest, shown=_pictured(shown, _answer_image, _TABLE_SIDE))
+
+
+def write_demo_page(
+    report: Report,
+    stages: Sequence[Stage],
+    answered: Sequence[AnsweredQuestion],
+    path: Path,
+    *,
+    accuracy: Sequence[Accuracy] | None = None,
+    introduction: str = "",
+) -> None:
+    """Write a demonstration as one HTML file: what it took, how many answers were right, and the parity check.
+
+    accuracy has the row over all questions first; None computes it from `answered`. introduction is a plain text
+    that says what was exported and asked. Raises what `write_check_page` raises.
+    """
+    accuracy = accuracies(answered) if accuracy is None else accuracy
+    wrong = [question for question in answered[MOST_PICTURES:] if not question.correct]
+    page = _environment().get_template("page_demo.html.j2")
+    _write(
+        page,
+        path,
+        report,
+        introduction=introduction,
+        stages=stages,
+        overall=accuracy[0] if accuracy else None,
+        accuracy=accuracy,
+        answered=answered,
+        gallery=_pictured(answered[:MOST_PICTURES], _question_image, _GALLERY_SIDE),
+        wrong=wrong,
+        wrong_gallery=_pictured(wrong[:MOST_PICTURES], _question_image, _GALLERY_SIDE),
+    )
+
+
+def _environment() -> "Environment":
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    except ImportError as error:
+        raise MissingPackage("jinja2", "report") from error
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= words.FILTERS
+    return environment
+
+
+def _write(page: Any, path: Path, report: Report, **values: Any) -> None:
+    from markupsafe import Markup
+
+    text = page.render(
+        report=report,
+        name=Path(report.bundle).name or "bundle",
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        headline=summary.headline(report),
+        worst=summary.worst(report.outputs) if report.outputs else None,
+        rows=summary.summarize(report.outputs),
+        plot=Markup(relative_l2_plot(report.outputs, report.threshold.relative_l2)),  # escaped by matplotlib
+        summary=summary,
+        **values,
+    )
+    write_whole(path, text)
+
+
+def _answer_image(answer: AnswerResult) -> Path | None:
+    return Path(answer.image) if answer.image else None
+
+
+def _question_image(question: AnsweredQuestion) -> Path | None:
+    return question.image
+
+
+def _pictured(items: Sequence[Any], image_of: Callable[[Any], Path | None], side: int) -> list[Pictured]:
+    made: dict[Path | None, Thumbnail | None] = {None: None}
+    pictured = []
+    for item in items:
+        path = image_of(item)
+        if path not in made:
+            made[path] = thumbnail(path, side) if path else None
+        pictured.append(Pictured(item, made[path], path is not None and made[path] is None))
+    return pictured
