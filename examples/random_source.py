@@ -10,6 +10,7 @@ image moves every logit. Memory stays at the largest tensor, whatever the size.
 import argparse
 import json
 import os
+import random
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -198,9 +199,9 @@ def _train_tokenizer(path: Path, vocab: int) -> None:
     """A sentencepiece model of exactly `vocab` pieces, LLaMA's special ids (unknown 0, begin 1, end 2)."""
     import sentencepiece
 
-    letters = "abcdefghijklmnopqrstuvwxyz"
     # Enough different words that the trainer finds as many pieces as asked for.
-    words = [a + b + c for a in letters for b in letters for c in letters[: 3 + vocab // 500]]
+    letters = random.Random(0)
+    words = ["".join(letters.choices("abcdefghijklmnopqrstuvwxyz", k=letters.randint(2, 7))) for _ in range(8 * vocab)]
     words += ["What", "is", "in", "the", "picture", "Question:", "Context:", "Options:", "Response:", "(A)", "(B)"] * 40
     text = Path(os.fspath(path) + ".txt")
     text.write_text("\n".join(" ".join(words[i : i + 12]) for i in range(0, len(words), 12)))

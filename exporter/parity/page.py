@@ -111,7 +111,7 @@ def _write(page: Any, path: Path, report: Report, **values: Any) -> None:
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         headline=summary.headline(report),
         worst=summary.worst(report.outputs) if report.outputs else None,
-        rows=summary.summarize(report.outputs),
+        rows=summary.summarize(report.outputs, report.threshold),
         plot=Markup(relative_l2_plot(report.outputs, report.threshold.relative_l2)),  # escaped by matplotlib
         summary=summary,
         **values,

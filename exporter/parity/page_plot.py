@@ -127,6 +127,7 @@ def _axes(axes: "Axes", rows: Sequence[Row]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(which="both", length=0, labelcolor=_INK)
+    axes.tick_params(axis="y", pad=10)
     axes.grid(axis="x", which="major", color=_LINE, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.set_xlabel("relative L2 difference from the reference (smaller is better)", color=_INK)

@@ -22,7 +22,8 @@ _MEANING = {
 
 @dataclass(frozen=True)
 class Summary:
-    """The worst figures of one output over all of its cases; `case` is where relative L2 is worst."""
+    """The worst figures of one output over all of its cases; `case` is where relative L2 is worst, reasons
+    are the limits that the worst of the failed cases broke."""
 
     component: str
     output: str
@@ -37,6 +38,7 @@ class Summary:
     top1: float | None
     decisive_top1: float | None
     decisive: int
+    reasons: list[str]
 
 
 @dataclass(frozen=True)
@@ -58,24 +60,25 @@ def worst(results: Sequence[OutputResult]) -> OutputResult:
     return max(results, key=lambda result: (badness(result.distance.relative_l2), not result.passed))
 
 
-def summarize(results: Sequence[OutputResult]) -> list[Summary]:
+def summarize(results: Sequence[OutputResult], limits: Threshold) -> list[Summary]:
     """One row per component and output, in the order of the report."""
     groups: dict[tuple[str, str], list[OutputResult]] = {}
     for result in results:
         groups.setdefault((result.component, result.output), []).append(result)
-    return [_summary(group) for group in groups.values()]
+    return [_summary(group, limits) for group in groups.values()]
 
 
-def _summary(group: Sequence[OutputResult]) -> Summary:
+def _summary(group: Sequence[OutputResult], limits: Threshold) -> Summary:
     distances = [result.distance for result in group]
     agreements = [result.agreement for result in group if result.agreement is not None]
     farthest = worst(group)
+    failed = [result for result in group if not result.passed]
     return Summary(
         farthest.component,
         farthest.output,
         farthest.case,
         len(group),
-        sum(not result.passed for result in group),
+        len(failed),
         max((d.max for d in distances), key=badness),
         max((d.mean for d in distances), key=badness),
         max((d.p99 for d in distances), key=badness),
@@ -84,6 +87,7 @@ def _summary(group: Sequence[OutputResult]) -> Summary:
         min((a.top1 for a in agreements), default=None),
         min((a.decisive_top1 for a in agreements), default=None),
         sum(a.decisive for a in agreements),
+        why_failed(worst(failed), limits) if failed else [],
     )
 
 

@@ -6,11 +6,13 @@ _KIB = 1024
 
 
 def figure(value: float) -> str:
-    """A difference, two digits after the point; exact zero, infinite and undefined values have words."""
+    """A difference, three digits of it; exact zero, infinite and undefined values have words."""
     if math.isnan(value):
         return "not a number"
     if math.isinf(value):
         return "infinite" if value > 0 else "minus infinite"
+    if 0.01 <= abs(value) < 1000:
+        return f"{value:#.3g}".rstrip(".")
     return f"{value:.2e}" if value else "0 (exact)"
 
 
