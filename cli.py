@@ -9,13 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from .exporter.errors import InputError, ToolError
+from .exporter.errors import EnvironmentLack, InputError, ToolError
 
 if TYPE_CHECKING:
     from .exporter.checkpoints.source import Source
     from .exporter.pipeline import Settings
 
+_GENERATION = {"max_new_tokens", "temperature", "top_p", "seed"}
+_RUN_MODES = {
+    "text": {"image", "choices", *_GENERATION},
+    "data": {"output", "no_resume", "dry_run", "batch", *_GENERATION},
+    "component": {"inputs", "save_outputs"},
+}
 PRECISIONS = click.Choice(["fp32", "fp16", "bf16"])
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 _PRECISION = click.option("--precision", type=PRECISIONS, help="Which of the bundle's graphs (default: its own).")
@@ -36,13 +43,14 @@ def main() -> None:
     """Entry point: every failure becomes one message and the exit code of its kind."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        sys.exit(cli.main(standalone_mode=False) or 0)
+        # Not cli.main: it has its own exit codes for an interrupt and a closed pipe.
+        with cli.make_context("memvp-export", sys.argv[1:]) as context:
+            cli.invoke(context)
+        sys.stdout.flush()
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
-    except click.Abort:
-        _fail("interrupted", 130)
-    except KeyboardInterrupt:
-        _fail("interrupted: nothing was left under the asked name", 130)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted: nothing was left half-written under the asked name", 130)
     except click.ClickException as error:
         error.show()
         sys.exit(2)
@@ -52,9 +60,11 @@ def main() -> None:
         # The reader of standard output went away, as `head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except MemoryError:
+        _fail("this machine has too little memory for that", 3)
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
-            _fail(f"{error.filename or 'a file'}: {error.strerror}", 3)
+            _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror), 3)
         traceback.print_exc()
         _fail(
             f"this is a bug in memvp-export ({type(error).__name__}: {error}). Please report it with the lines above.",
@@ -92,7 +102,7 @@ def _read_source(path: str | None, flags: dict[str, Any]) -> "Source":
     from .exporter.checkpoints.source import read_source, source_from_flags
 
     files = {name: flags[name] for name in _FILES if flags.get(name)}
-    options = dict(_pair(option) for option in flags.get("options") or ())
+    options = dict(_pair("--option", option) for option in flags.get("options") or ())
     if path is not None:
         if files or options or flags.get("family") or flags.get("task"):
             raise InputError("give a model.toml or flags in its place, not both.")
@@ -104,10 +114,10 @@ def _read_source(path: str | None, flags: dict[str, Any]) -> "Source":
     return source_from_flags(flags["family"], flags["task"], files, options)
 
 
-def _pair(option: str) -> tuple[str, str]:
-    key, separator, value = option.partition("=")
-    if not separator:
-        raise InputError(f"--option {option!r} is not KEY=VALUE.")
+def _pair(flag: str, text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise InputError(f"{flag} {text!r} is not {'NAME=LENGTH' if flag == '--shape' else 'KEY=VALUE'}.")
     return key, value
 
 
@@ -143,8 +153,10 @@ def onnx(
 
     parsed = _read_source(source, flags)
     if dry_run:
-        plan = export.plan_export(parsed, output, precision, opset)
+        plan = export.plan_export(parsed, output, precision, opset, overwrite)
         _print_json(plan) if as_json else _print_plan(plan)
+        if not plan["fits"]:
+            raise EnvironmentLack(f"{output} would take {console.size(plan['bytes'])}, which the disk has no room for.")
         return _done(f"dry run: nothing was written; {output} would take {console.size(plan['bytes'])}")
     progress = console.progress()
     bundle = export.export_onnx(
@@ -263,20 +275,18 @@ def _print_outputs(report: Any) -> None:
 @_PRECISION
 @click.option("--dry-run", is_flag=True, help="With --data: read the requests and say how many there are.")
 @_AS_JSON
-def run(bundle: Path, **flags: Any) -> None:
+@click.pass_context
+def run(context: click.Context, bundle: Path, **flags: Any) -> None:
     """Answer a question, a file of questions, or run raw tensors through one component."""
-    modes = [mode for mode in ("text", "data", "component") if flags[mode] is not None]
+    modes = [mode for mode in _RUN_MODES if flags[mode] is not None]
     if len(modes) != 1:
         raise InputError("give one of --text, --data and --component.")
-    belongs = {
-        "text": {"image", "choices"},
-        "data": {"output", "no_resume", "dry_run", "batch"},
-        "component": {"inputs", "save_outputs"},
-    }
-    for mode, names in belongs.items():
-        given = [name for name in sorted(names) if flags[name] not in (None, False, ())]
-        if mode != modes[0] and given:
-            raise InputError(f"--{given[0].replace('_', '-')} belongs to --{mode}, not to --{modes[0]}.")
+    takes = {*_RUN_MODES[modes[0]], *modes, "backend", "precision", "as_json"}
+    for name in flags:
+        if name not in takes and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise InputError(f"--{name.replace('_', '-')} does not go with --{modes[0]}.")
+    if flags["choices"] and (flags["max_new_tokens"] is not None or flags["temperature"]):
+        raise InputError("--choices takes the most probable token: leave --max-new-tokens and --temperature out.")
     {"text": _run_text, "data": _run_data, "component": _run_component}[modes[0]](bundle, flags)
 
 
@@ -319,6 +329,8 @@ def _run_data(path: Path, flags: dict[str, Any]) -> None:
     bundle = Bundle.open(path)
     if flags["dry_run"]:
         count = sum(1 for _ in read_requests(flags["data"]))
+        if flags["as_json"]:
+            _print_json({"requests": count})
         return _done(f"dry run: {flags['data']} holds {count} requests; nothing was answered")
     if flags["output"] is None:
         raise InputError("--data needs -o: the file the answers go to.")
@@ -384,8 +396,8 @@ def inspect(path: Path, shapes: tuple[str, ...], verify: bool, as_json: bool) ->
 
 
 def _length(shape: str) -> tuple[str, int]:
-    name, value = _pair(shape)
-    if not value.isdigit():
+    name, value = _pair("--shape", shape)
+    if not value.isdecimal():
         raise InputError(f"--shape {shape!r} is not NAME=LENGTH.")
     return name, int(value)
 

@@ -173,7 +173,7 @@ def _save(path: Path, shapes: Shapes, dtype: torch.dtype, generator: torch.Gener
         for (name, shape), offset in zip(shapes.items(), _storage_offsets(path), strict=True):
             file.seek(offset)
             for part in _row_blocks(name, shape, generator):
-                file.write(part.to(kinds[name]).contiguous().view(-1).view(torch.uint8).numpy())
+                file.write(part.to(kinds[name]).contiguous().view(-1).view(torch.uint8).numpy().data)
 
 
 def _row_blocks(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Iterator[torch.Tensor]:

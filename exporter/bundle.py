@@ -4,7 +4,9 @@ A new bundle is made under a temporary name and renamed when it is whole. A chan
 and replaces the manifest last, under a lock. Opening checks the manifest and every size; `verify` every digest.
 """
 
+import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -22,6 +24,7 @@ FORMAT = "memvp-export bundle"
 SCHEMA = 1
 MANIFEST = "manifest.json"
 LOCK = ".lock"
+_REPLACED = "-old"
 _CHUNK = 8 << 20
 
 
@@ -67,7 +70,9 @@ class Bundle:
                 raise InputError(f"{self.root} is edited: the bytes of {name} are not those of its manifest.")
 
     def path(self, name: str) -> Path:
-        """The file `name` of the bundle; InputError where it would lie outside."""
+        """A file of the bundle; InputError where its manifest does not list `name`, or it would lie outside."""
+        if name not in self.manifest["files"]:
+            raise InputError(f"{self.root} is edited: {MANIFEST} uses {name!r}, which is not in its list of files.")
         return _inside(self.root, name)
 
     def graph(self, component: str, precision: str | None = None) -> Path:
@@ -93,21 +98,31 @@ def _read_manifest(root: Path) -> dict[str, Any]:
         raise InputError(f"{root} does not exist.")
     if not path.is_file():
         raise InputError(f"{root} is not a bundle: it has no {MANIFEST}.")
+    text = path.read_bytes()
     try:
-        manifest = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise InputError(f"{root} is cut short or edited: {MANIFEST} is not whole JSON ({error}).") from error
+        manifest = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        # Of what `write_manifest` writes, only the last brace begins a line.
+        state = "edited" if text.rstrip().endswith(b"\n}") else "cut short"
+        raise InputError(f"{root} is {state}: {MANIFEST} is not whole JSON ({error}).") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise InputError(f"{root} is not a bundle: {MANIFEST} is not of the format {FORMAT!r}.")
     schema = manifest.get("schema")
-    if not isinstance(schema, int) or schema > SCHEMA:
+    if isinstance(schema, int) and schema > SCHEMA:
         raise InputError(
             f"{root} is newer than this tool: its manifest has schema {schema}, this tool reads up to {SCHEMA}. "
             "Upgrade memvp-export."
         )
-    if manifest.get("digest") != _digest(manifest):
+    if schema != SCHEMA or manifest.get("digest") != _digest(manifest) or not _is_file_list(manifest.get("files")):
         raise InputError(f"{root} is edited: {MANIFEST} does not match its own digest. Export the bundle again.")
     return manifest
+
+
+def _is_file_list(files: object) -> bool:
+    return isinstance(files, dict) and all(
+        isinstance(entry, dict) and isinstance(entry.get("size"), int) and isinstance(entry.get("sha256"), str)
+        for entry in files.values()
+    )
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:
@@ -119,7 +134,8 @@ def _digest(manifest: Mapping[str, Any]) -> str:
 def _inside(root: Path, name: str) -> Path:
     pure = PurePosixPath(name)
     path = root / pure
-    if pure.is_absolute() or ".." in pure.parts or not path.resolve().is_relative_to(root.resolve()):
+    outside = pure.is_absolute() or ".." in pure.parts or "\0" in name
+    if outside or not path.resolve().is_relative_to(root.resolve()):
         raise InputError(f"{root} is refused: its manifest names {name!r}, a path outside the bundle.")
     return path
 
@@ -161,29 +177,39 @@ def new_bundle(output: Path, overwrite: bool = False) -> Iterator[BundleWriter]:
     Raises InputError where `output` exists (unless overwrite, for a bundle), EnvironmentLack where the folder cannot
     be written. Leftovers of runs that were killed are removed.
     """
-    output = output.absolute()
-    _check_free(output, overwrite)
-    with partial_folder(output) as folder:
+    target = output.resolve()
+    _remove_leftovers(target)
+    check_free(output, overwrite)
+    with _partial_folder(target) as folder:
         yield BundleWriter(folder)
         if not (folder / MANIFEST).is_file():
             raise AssertionError("a bundle was closed without a manifest")
 
 
-def _check_free(output: Path, overwrite: bool) -> None:
+def check_free(output: Path, overwrite: bool = False) -> None:
+    """Raise InputError where a new bundle may not take the name `output`."""
     if not os.path.lexists(output):
         return
     if not overwrite:
         raise InputError(f"{output} exists. Choose another name, or give --overwrite to replace a bundle.")
-    if not (output / MANIFEST).is_file() and not (output.is_dir() and not any(output.iterdir())):
+    if not _is_bundle(output) and not (output.is_dir() and not any(output.iterdir())):
         raise InputError(f"{output} exists and is not a bundle: it will not be replaced.")
 
 
+def _is_bundle(folder: Path) -> bool:
+    """Whether a manifest of this format lies there, of any schema and state: other tools have a manifest.json too."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(manifest, dict) and manifest.get("format") == FORMAT
+
+
 @contextmanager
-def partial_folder(output: Path) -> Iterator[Path]:
+def _partial_folder(output: Path) -> Iterator[Path]:
     """A locked folder `.<name>.partial-*` beside `output`, renamed to it at the end and removed on any failure."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(output)
         folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
         lock = (folder / LOCK).open("w")
     except OSError as error:
@@ -191,21 +217,34 @@ def partial_folder(output: Path) -> Iterator[Path]:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield folder
-        (folder / LOCK).unlink()
         folder.chmod(0o777 & ~_umask())
-        if output.exists():
-            # Two renames, so that an interrupted replacement never deletes before the new bundle is in place.
-            old = folder.with_name(folder.name + "-old")
-            output.rename(old)
-            folder.rename(output)
-            shutil.rmtree(old)
-        else:
-            folder.rename(output)
-    except BaseException:
+        _put_in_place(folder, output)
+    except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise EnvironmentLack(
+                f"the disk of {output.parent} is full. Make room, or choose another place."
+            ) from error
         raise
     finally:
         lock.close()
+
+
+def _put_in_place(folder: Path, output: Path) -> None:
+    """Rename a finished folder to `output`. A bundle of that name is moved aside first and deleted last; where this is
+    stopped in between, `_remove_leftovers` brings it back."""
+    old = folder.with_name(folder.name + _REPLACED)
+    if output.exists():
+        output.rename(old)
+    try:
+        folder.rename(output)
+    except BaseException:
+        if old.exists():
+            old.rename(output)
+        raise
+    # Until now the lock said that the folder is in use.
+    (output / LOCK).unlink()
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _umask() -> int:
@@ -215,20 +254,27 @@ def _umask() -> int:
 
 
 def _remove_leftovers(output: Path) -> None:
-    """Remove partial folders of `output` that no living process holds."""
-    for folder in output.parent.glob(f".{output.name}.partial-*"):
-        lock = folder / LOCK
-        if not lock.exists():
-            # Between mkdtemp and the lock of another process: too young to judge, harmless to keep.
-            if folder.is_dir() and any(folder.iterdir()):
+    """Remove partial folders of `output` that no living process holds, after bringing back a bundle that one of them
+    was about to replace."""
+    for folder in output.parent.glob(f".{glob.escape(output.name)}.partial-*"):
+        holder = folder.with_name(folder.name.removesuffix(_REPLACED))
+        try:
+            lock = (holder / LOCK).open("r+")
+        except OSError:
+            # Without a lock it is done with, or empty: between mkdtemp and the lock of another process.
+            lock = None
+        try:
+            if lock is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if folder != holder and not output.exists():
+                folder.rename(output)
+            elif folder.is_dir() and any(folder.iterdir()):
                 shutil.rmtree(folder, ignore_errors=True)
+        except OSError:
             continue
-        with lock.open("w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                continue
-            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            if lock is not None:
+                lock.close()
 
 
 @contextmanager
@@ -251,6 +297,6 @@ def change(root: Path) -> Iterator[tuple[BundleWriter, dict[str, Any]]]:
         for key in ("format", "schema", "digest"):
             manifest.pop(key)
         yield writer, manifest
-        (bundle.root / LOCK).unlink()
+        # The lock file stays: whoever waits for it would otherwise lock a file that is gone.
     finally:
         lock.close()

@@ -18,6 +18,11 @@ class PlainProgress(Progress):
         )
 
 
+    def note(self, message: str) -> None:
+        """Print it."""
+        print(f"note: {message}", file=sys.stderr, flush=True)
+
+
 class BarProgress(PlainProgress):
     """A live bar for the running stage on a terminal, then the same line."""
 

@@ -2,20 +2,23 @@
 
 import math
 import shutil
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Any
 
-from .bundle import Bundle, BundleWriter, new_bundle, sha256_file
+from .bundle import Bundle, BundleWriter, check_free, new_bundle, sha256_file
 from .checkpoints.lazy import LazyTensor
 from .checkpoints.source import Source
+from .errors import InputError
 from .graphs.publish import HEADROOM, free_bytes, write_graph
 from .graphs.trace import check_opset, default_opset, trace
 from .models.component import Component, Port, constants_of
 from .models.family import Model, load
 from .models.reference import TorchReference
-from .parity.samples import write_samples
+from .parity.samples import bundled_requests, write_samples
 from .pipeline import Pipeline, Settings
 from .progress import Progress
 from .tokenization import Tokenizer
@@ -38,13 +41,18 @@ def export_onnx(
     the imports plus the largest tensor. Raises InputError for bad files, EnvironmentLack for a disk that is too small.
     """
     progress = progress or Progress()
+    if samples is not None and not golden:
+        raise InputError(f"{samples} would make golden samples, which are to be left out: give one or the other.")
     with progress.stage("read the source"):
         model = load(source)
+    for note in model.notes:
+        progress.note(note)
     precision = precision or model.precision
     opset = opset or default_opset(precision)
     check_opset(opset, precision)
-    with new_bundle(Path(output), overwrite) as writer, ThreadPoolExecutor(1) as background:
-        digests = background.submit(_source_digests, model)
+    with new_bundle(Path(output), overwrite) as writer, _source_digests(model) as digests:
+        # Before the long work: what is wrong with the samples is wrong from the start.
+        requests = bundled_requests(samples, writer) if golden else []
         tensors = {**model.weights, **constants_of(model.components)}
         components = {
             part.name: _export_component(part, tensors, precision, opset, writer, progress) for part in model.components
@@ -61,7 +69,7 @@ def export_onnx(
                     components["decoder"],
                     defaults=Settings(max_new_tokens=model.generation["max_new_tokens"]),
                 )
-                recorded = write_samples(reference, model.components, pipeline, samples, writer)
+                recorded = write_samples(reference, model.components, pipeline, requests, writer)
         with progress.stage("hash the source"):
             sources = digests.result()
         writer.write_manifest(
@@ -86,24 +94,25 @@ def export_onnx(
 
 
 def plan_export(
-    source: Source, output: Path | str, precision: str | None = None, opset: int | None = None
+    source: Source,
+    output: Path | str,
+    precision: str | None = None,
+    opset: int | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
-    """What `export_onnx` would write, without tracing anything: components, weights and bytes. Raises as it would."""
+    """What `export_onnx` would write, without tracing anything: components, weights, bytes, and whether the disk has
+    room for it. Raises InputError as it would."""
+    check_free(Path(output), overwrite)
     model = load(source)
     precision = precision or model.precision
     opset = opset or default_opset(precision)
     check_opset(opset, precision)
     half = 4 if precision == "fp32" else 2
-    components = [
-        {
-            "name": part.name,
-            "file": f"graphs/{part.name}.onnx",
-            "weights": len(part.weights),
-            "bytes": sum(math.prod(w.shape) * (4 if w.float32 else half) for w in part.weights.values()),
-        }
+    sizes = {
+        part.name: sum(math.prod(w.shape) * (4 if w.float32 else half) for w in part.weights.values())
         for part in model.components
-    ]
-    size = sum(part["bytes"] for part in components)
+    }
+    size = sum(sizes.values())
     free = free_bytes(Path(output))
     return {
         "family": model.family,
@@ -111,7 +120,15 @@ def plan_export(
         "precision": precision,
         "opset": opset,
         "config": model.config.to_dict(),
-        "components": components,
+        "components": [
+            {
+                "name": part.name,
+                "file": f"graphs/{part.name}.onnx",
+                "weights": len(part.weights),
+                "bytes": sizes[part.name],
+            }
+            for part in model.components
+        ],
         "bytes": size,
         "disk_free": free,
         "fits": size + HEADROOM <= free,
@@ -152,9 +169,24 @@ def _copy_tokenizer(model: Model, writer: BundleWriter) -> dict[str, Any]:
     return {**model.tokenizer, "file": name}
 
 
-def _source_digests(model: Model) -> list[dict[str, Any]]:
-    return [
-        {"key": key, "file": path.name, "size": path.stat().st_size, "sha256": sha256_file(path)}
-        for key, paths in model.files.items()
-        for path in paths
-    ]
+@contextmanager
+def _source_digests(model: Model) -> Iterator[Future[list[dict[str, Any]]]]:
+    """The digests of the source's files, on their way in another thread, which ends with the block."""
+    left = Event()
+
+    def advance(size: int) -> None:
+        if left.is_set():
+            raise CancelledError
+
+    def digests() -> list[dict[str, Any]]:
+        return [
+            {"key": key, "file": path.name, "size": path.stat().st_size, "sha256": sha256_file(path, advance)}
+            for key, paths in model.files.items()
+            for path in paths
+        ]
+
+    with ThreadPoolExecutor(1) as background:
+        try:
+            yield background.submit(digests)
+        finally:
+            left.set()

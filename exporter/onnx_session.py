@@ -86,7 +86,9 @@ _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(in
 
 def _as_type(array: np.ndarray, onnx_type: str, name: str) -> np.ndarray:
     wanted = np.dtype(_TYPES[onnx_type])
-    if (wanted.kind == "i") != (array.dtype.kind in "iub"):
+    given = array.dtype
+    good = given.kind in "iub" if wanted.kind == "i" else given.kind == "f" or given.name == "bfloat16"
+    if not good:
         raise InputError(f"the input {name!r} is {array.dtype}, the graph takes {wanted}")
     return np.ascontiguousarray(array, wanted)
 

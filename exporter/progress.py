@@ -50,6 +50,9 @@ class Progress:
     def finished(self, stage: Stage) -> None:
         """Called when a stage is done."""
 
+    def note(self, message: str) -> None:
+        """Called with something the user should know although nothing is wrong."""
+
     def failed(self, name: str) -> None:
         """Called when a stage ends by an exception."""
 

@@ -4,15 +4,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
 from .bundle import Bundle
-from .data import Answer, AnswerFile, Request, read_requests
+from .data import LETTERS, Answer, AnswerFile, Request, read_requests
 from .errors import EnvironmentLack, InputError
 from .onnx_session import OnnxSession
 from .pipeline import Pipeline, Settings
 from .session import Arrays, Session
 
 BACKENDS = ("onnxruntime",)
+_BF16 = ".bf16"
 
 
 def open_session(bundle: Bundle, backend: str = "onnxruntime", precision: str | None = None) -> Session:
@@ -42,6 +44,8 @@ def run(
 
     settings None: the bundle's own generation settings. Raises InputError for an unreadable image or wrong use.
     """
+    if choices and len(choices) > len(LETTERS):
+        raise InputError(f"there are {len(choices)} choices; answers by letter know {len(LETTERS)}.")
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     pipeline = open_pipeline(bundle, backend, precision)
     request = Request("1", text, Path(image) if image else None, None, tuple(choices) if choices else None)
@@ -94,12 +98,16 @@ def run_component(
 ) -> Arrays:
     """Raw tensors, by port name, from the npz file `inputs` through one component into the npz file `output`."""
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    outputs = open_session(bundle, backend, precision).run(component, read_npz(Path(inputs)))
-    output = Path(output)
+    inputs, output = Path(inputs), Path(output)
+    if output.is_dir():
+        raise InputError(f"{output} is a folder; name the file that the outputs go to.")
+    if output.exists() and inputs.exists() and output.samefile(inputs):
+        raise InputError(f"{output} holds the inputs: writing the outputs there would destroy them.")
+    outputs = open_session(bundle, backend, precision).run(component, read_npz(inputs))
     temporary = output.with_name(f".{output.name}.partial-npz")
     try:
         with temporary.open("wb") as file:
-            np.savez(file, **outputs)  # type: ignore[arg-type]
+            np.savez(file, **dict(_to_npz(name, array) for name, array in outputs.items()))  # type: ignore[arg-type]
         temporary.replace(output)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -110,9 +118,24 @@ def run_component(
 def read_npz(path: Path) -> Arrays:
     """The arrays of an npz file by name; bfloat16 ones are uint16 under `<name>.bf16` (design section 5)."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        with path.open("rb") as file, NpzFile(file, allow_pickle=False) as arrays:
+            return dict(_from_npz(name, arrays[name]) for name in arrays.files)
     except FileNotFoundError as error:
         raise InputError(f"{path} is not a file.") from error
-    except (OSError, ValueError, EOFError, KeyError, AttributeError) as error:
-        raise InputError(f"{path} is not an npz file of plain arrays ({error}).") from error
+    except PermissionError as error:
+        raise EnvironmentLack(f"{path} cannot be read: {error.strerror}.") from error
+    except Exception as error:  # zipfile, zlib, struct and NumPy each have their own for one and the same damage
+        reason = str(error) or type(error).__name__
+        raise InputError(f"{path} is not a whole npz file of plain arrays ({reason}).") from error
+
+
+def _from_npz(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
+    if not (name.endswith(_BF16) and array.dtype == np.uint16):
+        return name, array
+    import ml_dtypes
+
+    return name.removesuffix(_BF16), array.view(ml_dtypes.bfloat16)
+
+
+def _to_npz(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
+    return (name + _BF16, array.view(np.uint16)) if array.dtype.name == "bfloat16" else (name, array)

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from ..errors import InputError
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,27 @@ def concatenated(parts: Sequence[LazyTensor], dim: int) -> LazyTensor:
         return result
 
     return replace(first, shape=tuple(shape), load=load)
+
+
+def read_values(path: Path, start: int, count: int, dtype: torch.dtype) -> Tensor:
+    """`count` values from byte `start` of a file, as a new tensor [count]; InputError where the file is shorter.
+
+    Not mapped: the pages of a mapped file count as memory of this process.
+    """
+    values = torch.empty(count, dtype=dtype)
+    rest = memoryview(values.view(torch.uint8).numpy().data)
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(start)
+            # A read returns at most 2 GiB.
+            while rest:
+                size = file.readinto(rest)
+                if not size:
+                    raise InputError(f"{path} became shorter while it was read. Do not change it during an export.")
+                rest = rest[size:]
+    except OSError as error:
+        raise InputError(f"{path} cannot be read any more: {error}") from None
+    return values
 
 
 def from_array(array: np.ndarray, origin: str) -> LazyTensor:

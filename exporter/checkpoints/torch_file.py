@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import EnvironmentLack, InputError
-from .lazy import LazyTensor
+from .lazy import LazyTensor, read_values
 from .unpickler import SCRIPT_MODULE, Inert, Storage, unpickle
 
 LARGEST_PICKLE = 64 << 20
@@ -175,20 +175,7 @@ class _Contents:
 def _load(
     path: Path, start: int, span: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype
 ) -> Tensor:
-    # Not mapped: the pages of a mapped file count as memory of this process.
-    buffer = torch.empty(span, dtype=dtype)
-    view = memoryview(buffer.view(torch.uint8).numpy().data)
-    try:
-        with path.open("rb", buffering=0) as file:
-            file.seek(start)
-            while view:
-                count = file.readinto(view)
-                if not count:
-                    raise InputError(f"{path} became shorter while it was read. Do not change it during an export.")
-                view = view[count:]
-    except OSError as error:
-        raise InputError(f"{path} cannot be read any more: {error}") from None
-    return buffer.as_strided(shape, strides).contiguous()
+    return read_values(path, start, span, dtype).as_strided(shape, strides).contiguous()
 
 
 def _exactly(file: BinaryIO, length: int, path: Path) -> bytes:

@@ -1,5 +1,6 @@
 """The weights of a published graph, read back by official name: what a graph in another precision is made of."""
 
+import math
 from pathlib import Path
 
 import onnx
@@ -7,12 +8,12 @@ import torch
 from onnx import external_data_helper
 from torch import Tensor
 
-from ..checkpoints.lazy import LazyTensor
+from ..checkpoints.lazy import LazyTensor, read_values
 from ..errors import InputError
 from ..models.component import Component
 from .passes import TRANSPOSED
 
-_TORCH_DTYPES = {
+_TORCH_DTYPES: dict[int, torch.dtype] = {
     onnx.TensorProto.FLOAT: torch.float32,
     onnx.TensorProto.FLOAT16: torch.float16,
     onnx.TensorProto.BFLOAT16: torch.bfloat16,
@@ -39,16 +40,7 @@ def _lazy(tensor: onnx.TensorProto, shape: tuple[int, ...], graph: Path) -> Lazy
         raise InputError(f"{graph}: {tensor.name} has the shape {stored}, the model {shape}")
 
     def load() -> Tensor:
-        values = torch.empty(stored, dtype=dtype)
-        with path.open("rb", buffering=0) as file:
-            file.seek(info.offset or 0)
-            # A read may return less than it was asked for, above 2 GiB always.
-            rest = memoryview(values.view(-1).view(torch.uint8).numpy()) if values.numel() else memoryview(b"")
-            while rest:
-                count = file.readinto(rest)
-                if not count:
-                    raise InputError(f"{path} is cut short: {tensor.name} is not whole.")
-                rest = rest[count:]
+        values = read_values(path, info.offset or 0, math.prod(stored), dtype).view(stored)
         return values.t() if transposed else values
 
     transposed = is_transposed(tensor)

@@ -151,7 +151,7 @@ class _HashingWriter:
             self._pool.shutdown()
 
     def write(self, block: Tensor) -> None:
-        self._submit(memoryview(block.reshape(-1).view(torch.uint8).numpy()))
+        self._submit(block.reshape(-1).view(torch.uint8).numpy().data)
 
     def pad(self) -> None:
         self._submit(memoryview(bytes(_padded(self.size) - self.size)))

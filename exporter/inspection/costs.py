@@ -85,10 +85,10 @@ def _element_type(dtype: str) -> int:
 
 
 def count(graph: TypedGraph, bodies: Bodies, skip: frozenset[str] = frozenset()) -> Macs:
-    """The MACs of a graph, without the nodes whose first result is in `skip`."""
+    """The MACs of a graph, without the nodes that make a value in `skip`."""
     macs = Macs()
     for node in graph.nodes:
-        if node.output[0] not in skip:
+        if skip.isdisjoint(node.output):
             macs += count_node(node, graph, bodies)
     return macs
 

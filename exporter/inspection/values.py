@@ -4,9 +4,10 @@ Nothing here reads weights: a graph is loaded without its external data, and lar
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -68,9 +69,30 @@ def load_graph(path: Path) -> onnx.ModelProto:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
     if not model.graph.node or not model.opset_import:
         raise InputError(f"{path} is not an ONNX graph: it holds no nodes.")
+    # protobuf hands a name that is not UTF-8 over as bytes.
+    if any(isinstance(text, bytes) for text in _names(model)):
+        raise InputError(f"{path} is damaged: it holds a name that is not text.")
     for node in model.graph.node:
         node.domain = "" if node.domain == "ai.onnx" else node.domain
     return model
+
+
+def _names(model: onnx.ModelProto) -> Iterator[str | bytes]:
+    graph = model.graph
+    yield from (graph.name, model.producer_name)
+    for node in (*graph.node, *(node for function in model.functions for node in function.node)):
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
+    for function in model.functions:
+        yield from (function.name, function.domain, *function.input, *function.output, *function.attribute)
+    for tensor in graph.initializer:
+        yield tensor.name
+        yield from (text for entry in tensor.external_data for text in (entry.key, entry.value))
+    for value in (*graph.input, *graph.output):
+        yield value.name
+        yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
+    yield from (text for entry in model.metadata_props for text in (entry.key, entry.value))
+    yield from (entry.domain for entry in model.opset_import)
 
 
 def dtype_name(data_type: int) -> str:
@@ -223,28 +245,30 @@ def _evaluate(
             return None
         limits = {a.name: a.i for a in node.attribute}
         return np.array(source.dims[limits.get("start", 0) : limits.get("end", len(source.dims))], np.int64)
-    inputs = {name: constants[name] for name in node.input if name in constants}
-    if node.op_type not in _ARITHMETIC | _REARRANGING | _CREATING or len(inputs) != len(
-        {name for name in node.input if name}
-    ):
-        return None
-    if node.op_type in ("Range", "ConstantOfShape") and _result_elements(node, constants) > _SHAPE_ELEMENTS:
+    names = [name for name in node.input if name]
+    if node.op_type not in _ARITHMETIC | _REARRANGING | _CREATING or not all(name in constants for name in names):
         return None
     from onnx.reference import ReferenceEvaluator
 
     try:
-        result = np.asarray(ReferenceEvaluator(node).run(None, inputs)[0])
+        if _elements_touched(node, [constants[name] for name in names]) > _SHAPE_ELEMENTS:
+            return None
+        evaluator: Any = ReferenceEvaluator(node)
+        result = np.asarray(evaluator.run(None, {name: constants[name] for name in names})[0])
     except Exception:
+        # Not computable is not wrong: what follows stays unknown and is reported as uncounted.
         return None
     return result if result.ndim <= 1 and result.dtype.kind in "iub" else None
 
 
-def _result_elements(node: onnx.NodeProto, constants: Mapping[str, np.ndarray]) -> int:
-    values = [constants[name] for name in node.input]
+def _elements_touched(node: onnx.NodeProto, inputs: list[np.ndarray]) -> int:
+    """How large a node's work is: a file from outside must not be able to ask for a huge range."""
     if node.op_type == "ConstantOfShape":
-        return int(np.prod(values[0], dtype=np.float64))
-    start, limit, step = (int(value.reshape(-1)[0]) for value in values)
-    return max(0, (limit - start) // step) if step else _SHAPE_ELEMENTS + 1
+        return int(np.prod(inputs[0], dtype=np.float64))
+    if node.op_type == "Range":
+        start, limit, step = (int(value) for value in inputs)
+        return max(0, (limit - start) // step)
+    return sum(value.size for value in inputs)
 
 
 def _static(model: onnx.ModelProto, more: Iterable[str]) -> frozenset[str]:

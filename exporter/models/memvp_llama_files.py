@@ -25,6 +25,11 @@ def load(source: Source) -> Model:
     base = read_llama(source.files["base"])
     clip = read_clip_tower(source.files["vision"])
     adapter = read_memvp_adapter(source.files["adapter"], clip.blocks)
+    trained = adapter.args.get("adapter_scale")
+    used = source.options["adapter_scale"]
+    notes = []
+    if isinstance(trained, int | float) and trained != used:
+        notes.append(f"the adapter was trained with adapter_scale {trained}, the option of this export is {used}")
     config = _config(base, clip, adapter, source.options)
     parts = components(config)
     found = {**base.weights, **clip.weights, **adapter.weights}
@@ -62,6 +67,7 @@ def load(source: Source) -> Model:
             "folded": {"lambda": "vision", "indicator": "vision", "scale": "decoder, attribute of VisualMemoryFFN"},
         },
         options=dict(source.options),
+        notes=notes,
     )
 
 
@@ -74,7 +80,8 @@ def _config(base: LlamaCheckpoint, clip: ClipCheckpoint, adapter: MemvpAdapter, 
             raise InputError(f"the adapter was trained with a {what} of {ours}; {whose} has {theirs}. Wrong pair?")
     if clip.grid**2 > adapter.memory_rows:
         raise InputError(
-            f"the CLIP tower gives {clip.grid**2} visual rows, the adapter's tables hold {adapter.memory_rows}: wrong pair?"
+            f"the CLIP tower gives {clip.grid**2} visual rows, the adapter's tables hold {adapter.memory_rows}. "
+            "Wrong pair?"
         )
     return Config(
         tower=TowerConfig(

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ..bundle import Bundle
+from ..checkpoints.lazy import LazyTensor
 from ..checkpoints.source import Source
 from ..errors import InputError
 from ..graphs.stored import stored_weights
@@ -22,7 +23,7 @@ def reference_of(bundle: Bundle, source: Source | None) -> tuple[TorchReference,
     """The reference of a bundle: on `source`, which must be what the bundle was made from, or on its own weights."""
     components = components_of(bundle.manifest["family"], bundle.manifest["config"])
     if source is None:
-        tensors = {}
+        tensors: dict[str, LazyTensor] = {}
         for component in components:
             tensors |= stored_weights(bundle.graph(component.name), component)
         return TorchReference(components, tensors), components

@@ -14,7 +14,7 @@ from pathlib import Path
 from ..bundle import Bundle
 from ..checkpoints.source import Source
 from ..data import Answer, Request, read_requests
-from ..errors import InputError, MissingPackage
+from ..errors import InputError, MissingPackage, VerdictError
 from ..onnx_session import OnnxSession
 from ..pipeline import Pipeline
 from ..progress import Progress
@@ -22,7 +22,7 @@ from ..session import Session
 from .effect import image_effect
 from .golden import Case
 from .half import too_large, true_half
-from .metrics import distance, top1_agreement
+from .metrics import INCOMPARABLE, distance, top1_agreement
 from .replay import Pair, replay
 from .report import AnswerResult, OutputResult, Report
 from .samples import read_cases, read_samples
@@ -106,6 +106,14 @@ def _check_true_half(report: Report, bundle: Bundle, cases: Sequence[Case]) -> N
 
 def _result(report: Report, pair: Pair, reference: str) -> OutputResult:
     limit = report.threshold
+    if pair.actual.shape != pair.expected.shape:
+        report.failures.append(
+            f"{pair.component} {pair.output} ({pair.case}): shape {list(pair.actual.shape)} instead of "
+            f"{list(pair.expected.shape)}"
+        )
+        return OutputResult(
+            reference, pair.component, pair.case, pair.output, pair.expected.shape, INCOMPARABLE, None, False
+        )
     found = distance(pair.actual, pair.expected)
     agreement = top1_agreement(pair.actual, pair.expected, limit.margin) if pair.output == "logits" else None
     passed = found.relative_l2 <= limit.relative_l2 and found.cosine >= limit.cosine
@@ -121,7 +129,11 @@ def _compare_answers(
     if not samples:
         return
     pipeline = Pipeline.from_manifest(session, bundle.manifest, bundle.root, precision=_pipeline_precision(report))
-    answers = pipeline.answer([request for request, _ in samples])
+    try:
+        answers = pipeline.answer([request for request, _ in samples])
+    except VerdictError:
+        report.failures.append("there are no answers from pixels and text: the decoder's logits are not finite")
+        return
     for (request, expected), answer in zip(samples, answers, strict=True):
         report.answers.append(_answer_result(request, expected, answer, reference))
 

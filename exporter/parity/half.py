@@ -35,6 +35,6 @@ def true_half(bundle: Bundle, cases: Sequence[Case]) -> Iterator[Pair]:
         evaluator = ReferenceEvaluator(str(bundle.graph(case.component, "fp16")))
         halves = {n: a.astype(np.float16) if a.dtype == np.float32 else a for n, a in inputs.items()}
         with np.errstate(all="ignore"):
-            (logits,) = evaluator.run(["logits"], halves)
+            logits = np.asarray(evaluator.run(["logits"], halves)[0])
         expected = case.outputs["logits"][_ROW : _ROW + 1, :COLUMNS]
         yield Pair(case.component, f"rows: {COLUMNS} columns in true half arithmetic", "logits", logits, expected)

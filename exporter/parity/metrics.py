@@ -8,7 +8,7 @@ import numpy as np
 @dataclass(frozen=True)
 class Distance:
     """Differences of an output from its reference; max, mean and p99 are absolute, relative_l2 is
-    `|actual - expected| / |expected|`. NaN or infinite values in `actual` make every figure infinite."""
+    `|actual - expected| / |expected|`. NaN or infinite values on either side make every figure infinite."""
 
     max: float
     mean: float
@@ -18,6 +18,9 @@ class Distance:
     finite: bool
 
 
+INCOMPARABLE = Distance(np.inf, np.inf, np.inf, -1.0, np.inf, False)
+
+
 def distance(actual: np.ndarray, expected: np.ndarray) -> Distance:
     """Compare two arrays of one shape in float64."""
     if actual.shape != expected.shape:
@@ -25,8 +28,8 @@ def distance(actual: np.ndarray, expected: np.ndarray) -> Distance:
     a, e = np.asarray(actual, np.float64).ravel(), np.asarray(expected, np.float64).ravel()
     if not a.size:
         return Distance(0.0, 0.0, 0.0, 1.0, 0.0, True)
-    if not np.isfinite(a).all():
-        return Distance(np.inf, np.inf, np.inf, -1.0, np.inf, False)
+    if not (np.isfinite(a).all() and np.isfinite(e).all()):
+        return INCOMPARABLE
     gap = np.abs(a - e)
     norm_a, norm_e = float(np.linalg.norm(a)), float(np.linalg.norm(e))
     error = float(np.linalg.norm(gap))

@@ -51,7 +51,14 @@ def write_check_page(report: Report, bundle: Bundle, path: Path) -> None:
     """
     shown = summary.first_answers(report.answers, MOST_ANSWERS)
     page = _environment().get_template("page_check.html.j2")
-    _write(page, path, report, manifest=bundle.manifest, shown=_pictured(shown, _answer_image, _TABLE_SIDE))
+    _write(
+        page,
+        path,
+        report,
+        digest=bundle.manifest.get("digest"),
+        sources=bundle.manifest.get("sources"),
+        shown=_pictured(shown, _answer_image, _TABLE_SIDE),
+    )
 
 
 def write_demo_page(

@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingPackage
 from . import page_words as words
@@ -57,10 +57,11 @@ def relative_l2_plot(results: Sequence[OutputResult], limit: float) -> str:
     if not results:
         return ""
     rows = plot_rows(results)
-    settings = {
+    settings: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": "page",
         "text.parse_math": False,
+        "text.usetex": False,
         "font.family": "sans-serif",
         "font.sans-serif": ["DejaVu Sans"],
         "font.size": 10,
@@ -77,10 +78,8 @@ def relative_l2_plot(results: Sequence[OutputResult], limit: float) -> str:
 def _draw(axes: "Axes", rows: Sequence[Row], limit: float) -> None:
     results = [result for row in rows for result in row.results]
     known = [min(max(v, 1e-30), 1e30) for v in (r.distance.relative_l2 for r in results) if math.isfinite(v) and v]
-    low, high = (
-        10 ** math.floor(math.log10(min([*known, limit])) - 0.5),
-        10 ** math.ceil(math.log10(max([*known, limit])) + 0.7),
-    )
+    low = 10.0 ** math.floor(math.log10(min([*known, limit])) - 0.5)
+    high = 10.0 ** math.ceil(math.log10(max([*known, limit])) + 0.7)
     axes.set_xscale("log")
     axes.set_xlim(low, high)
     axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -89,8 +88,10 @@ def _draw(axes: "Axes", rows: Sequence[Row], limit: float) -> None:
         if not row.heading:
             axes.axhline(y, color=_LINE, linewidth=0.6, zorder=0)
         for result in row.results:
-            colour = _REFERENCES[references.index(result.reference) % len(_REFERENCES)]
-            _point(axes, result, y, colour, (low, high), named=len(row.results) == 1)
+            index = references.index(result.reference)
+            height = y + 0.2 * (index - (len(references) - 1) / 2)  # references lie beside each other
+            colour = _REFERENCES[index % len(_REFERENCES)]
+            _point(axes, result, height, colour, (low, high), named=len(row.results) == 1)
     _axes(axes, rows)
     axes.axvline(limit, color=_BAD, linewidth=1.4, linestyle=(0, (5, 3)))
     axes.annotate(
@@ -101,7 +102,7 @@ def _draw(axes: "Axes", rows: Sequence[Row], limit: float) -> None:
         _legend(axes, references)
 
 
-def _point(axes: "Axes", result: OutputResult, y: int, colour: str, ends: tuple[float, float], named: bool) -> None:
+def _point(axes: "Axes", result: OutputResult, y: float, colour: str, ends: tuple[float, float], named: bool) -> None:
     value = result.distance.relative_l2
     # Zero has no place on a logarithmic axis and infinity on none: they stand at the ends and are named.
     x = min(max(value, ends[0]), ends[1]) if not math.isnan(value) else ends[1]

@@ -99,16 +99,14 @@ def why_failed(result: OutputResult, limits: Threshold) -> list[str]:
     if not found.finite:
         return ["the bundle's output holds NaN or infinite values"]
     if not found.relative_l2 <= limits.relative_l2:
-        reasons.append(f"relative L2 is {words.figure(found.relative_l2)}, at most {words.limit(limits.relative_l2)}")
+        reasons.append(f"relative L2 {words.figure(found.relative_l2)}, limit {words.limit(limits.relative_l2)}")
     if not found.cosine >= limits.cosine:
-        reasons.append(f"cosine is {words.cosine(found.cosine)}, at least {words.limit(limits.cosine)}")
+        reasons.append(f"cosine {words.cosine(found.cosine)}, limit {words.limit(limits.cosine)}")
     agreement = result.agreement
     if agreement is not None and not agreement.decisive_top1 >= limits.decisive_top1:
         share = words.percent(agreement.decisive_top1)
-        reasons.append(
-            f"decisive top-1 is {share} of {agreement.decisive}, at least {words.percent(limits.decisive_top1)}"
-        )
-    return [f"{reason} is allowed" for reason in reasons] or ["the check marked it as failed"]
+        reasons.append(f"decisive top-1 {share} of {agreement.decisive}, limit {words.percent(limits.decisive_top1)}")
+    return reasons or ["the check marked it as failed"]
 
 
 def headline(report: Report) -> Headline:

@@ -1,5 +1,6 @@
 """What a check found: figures per output, answers per sample, and one verdict that fails closed."""
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -78,5 +79,13 @@ class Report:
         return f"PARITY against {against}: {figure}, limit {self.threshold.relative_l2:.0e}{numerics}"
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON data."""
-        return {**asdict(self), "passed": self.passed, "verdict": self.verdict, "kinds": self.kinds}
+        """JSON data; figures that are not finite, which JSON cannot say, are None."""
+        return _plain({**asdict(self), "passed": self.passed, "verdict": self.verdict, "kinds": self.kinds})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 from ..bundle import Bundle, BundleWriter
 from ..data import Answer, Request, read_requests
+from ..errors import InputError
 from ..images import load_image, preprocess
 from ..pipeline import Pipeline
 from ..session import Session
@@ -27,15 +29,13 @@ _TEXTS = (
 
 
 def write_samples(
-    session: Session, components: Sequence[Any], pipeline: Pipeline, samples: Path | None, writer: BundleWriter
+    session: Session, components: Sequence[Any], pipeline: Pipeline, requests: Sequence[Request], writer: BundleWriter
 ) -> dict[str, str]:
     """Record golden tensors and answers of `session`, the float32 reference, and write them into the bundle.
 
-    samples is a JSONL file whose first LIMIT requests are used; None takes drawn pictures and plain questions.
-    Returns the manifest's entry.
+    requests come from `bundled_requests`. Returns the manifest's entry.
     """
-    requests = list(_bundled(samples, writer))
-    with_image = [request for request in requests if request.image] or list(_bundled(None, writer))[:2]
+    with_image = [request for request in requests if request.image] or bundled_requests(None, writer)[:2]
     pixels = [preprocess(load_image(request.image), pipeline.preprocessing) for request in with_image if request.image]
     ids = [pipeline.tokenizer.encode(request.text) for request in requests]
     with writer.path(TENSORS).open("wb") as file:
@@ -67,8 +67,12 @@ def read_samples(bundle: Bundle) -> list[tuple[Request, Answer]]:
     return [(request, answers[request.id]) for request in read_requests(bundle.path(recorded["requests"]))]
 
 
-def _bundled(samples: Path | None, writer: BundleWriter) -> list[Request]:
-    """Requests whose images are copies inside the bundle, so that a check starts from the same pixels anywhere."""
+def bundled_requests(samples: Path | None, writer: BundleWriter) -> list[Request]:
+    """Requests whose images are copies inside the bundle, so that a check starts from the same pixels anywhere.
+
+    samples is a JSONL file whose first LIMIT requests are used; None takes drawn pictures and plain questions. Raises
+    InputError for a file that holds none, or images that cannot be read.
+    """
     if samples is None:
         pictures = [_ring(), _gradient(), None]
         chosen = [
@@ -76,7 +80,9 @@ def _bundled(samples: Path | None, writer: BundleWriter) -> list[Request]:
             for i, (text, picture) in enumerate(zip(_TEXTS, pictures, strict=True))
         ]
     else:
-        requests = [request for request, _ in zip(read_requests(samples), range(LIMIT), strict=False)]
+        requests = list(islice(read_requests(samples), LIMIT))
+        if not requests:
+            raise InputError(f"{samples} holds no request.")
         chosen = [(request, load_image(request.image) if request.image else None) for request in requests]
     made = []
     for index, (request, picture) in enumerate(chosen):

@@ -4,6 +4,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -17,13 +18,16 @@ from ..progress import Progress
 @contextmanager
 def float32_twin(bundle: Bundle) -> Iterator[tuple[OnnxSession, list[str]]]:
     """A session over float32 graphs traced anew from the manifest, on the bundle's bf16 weights, and a list of the
-    structural differences between the two forms (none is expected). Needs torch; lives until the block ends."""
+    structural differences between the two forms (none is expected). Needs torch; lives until the block ends. Raises
+    InputError where the bundle has no bf16 graphs."""
     try:
         from ..graphs.precision import trace_again
     except ImportError as error:
         raise MissingPackage("torch", "export") from error
     with tempfile.TemporaryDirectory(prefix="memvp-twin-") as folder:
         writer = BundleWriter(Path(folder))
+        # Weights are those of the bundle's own precision, which need not be bf16.
+        bundle = replace(bundle, manifest={**bundle.manifest, "precision": "bf16"})
         graphs, differences = {}, []
         for name in bundle.manifest["components"]:
             graphs[name] = trace_again(bundle, name, "fp32", writer, Progress())

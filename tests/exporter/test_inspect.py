@@ -315,6 +315,8 @@ def test_what_is_no_bundle_and_no_graph_is_refused(graphs, tmp_path: Path) -> No
     empty.touch()
     cut = tmp_path / "cut.onnx"
     cut.write_bytes(graphs(DECODER).read_bytes()[:5000])
+    damaged = tmp_path / "damaged.onnx"
+    damaged.write_bytes(graphs(DECODER).read_bytes().replace(b"embed_tokens", b"\xffmbed_tokens"))
     engine = tmp_path / "model.bin"
     engine.touch()
     for path, message in (
@@ -323,6 +325,7 @@ def test_what_is_no_bundle_and_no_graph_is_refused(graphs, tmp_path: Path) -> No
         (garbage, "is not an ONNX graph"),
         (empty, "is not an ONNX graph"),
         (cut, "is not an ONNX graph, or it is cut short"),
+        (damaged, "a name that is not text"),
         (engine, "give a bundle folder or an .onnx file"),
     ):
         with pytest.raises(InputError, match=message):

@@ -1,0 +1,93 @@
+"""The report of `inspect_path` as tables on a terminal."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from ..console import size, table
+
+
+def print_report(report: Mapping[str, Any]) -> None:
+    """Print a report of either kind to standard output."""
+    if report["kind"] == "graph":
+        _print_graph(report["path"], report)
+        return
+    facts = [
+        ("family", f"{report['family']}, task {report['task']}"),
+        ("precision", report["precision"]),
+        ("size", f"{size(report['bytes'])} in {report['files']} files"),
+        ("golden samples", "yes" if report["samples"] else "none: `check` needs the source"),
+        *((f"memory {key}", value) for key, value in (report["memory"] or {}).items() if key != "folded"),
+        *((f"source {entry['key']}", f"{entry['file']}, {size(entry['size'])}") for entry in report["sources"]),
+    ]
+    table(report["path"], ("bundle", ""), facts)
+    for name, component in report["components"].items():
+        _print_ports(name, component)
+        for precision, graph in component["graphs"].items():
+            _print_graph(f"{name}, {precision}", graph)
+
+
+def _print_ports(name: str, component: Mapping[str, Any]) -> None:
+    rows = []
+    for kind in ("inputs", "outputs"):
+        shown = Counter(_layerless(port["name"]) for port in component[kind])
+        for port in component[kind]:
+            pattern = _layerless(port["name"])
+            if pattern in shown:
+                count = shown.pop(pattern)
+                rows.append((kind[:-1], pattern + (f"  x{count}" if count > 1 else ""), port["dtype"], _dims(port)))
+    ranges = ", ".join(f"{dim} {low} to {high}" for dim, (low, high) in component["ranges"].items())
+    table(f"{name}: {ranges}", ("", "name", "type", "dims"), rows)
+
+
+def _print_graph(title: str, graph: Mapping[str, Any]) -> None:
+    opsets = ", ".join(f"{domain or 'onnx'} {version}" for domain, version in graph["opset"].items())
+    weights, cost = graph["weights"], graph["cost"]
+    kinds = ", ".join(f"{kind} {size(count)}" for kind, count in weights["bytes_by_dtype"].items())
+    setting = ", ".join(f"{name} {length}" for name, length in cost["setting"].items())
+    facts = [
+        ("opset", opsets),
+        ("weights", f"{weights['count']} tensors, {weights['parameters']:,} parameters: {kinds}"),
+        ("nodes", f"{graph['nodes']['count']}"),
+        (f"MACs ({setting})", f"{cost['macs'] / 1e9:.3f} G"),
+    ]
+    if cost["memory"]:
+        memory = cost["memory"]
+        facts.append(
+            (
+                "added by the memory",
+                f"{memory['macs'] / 1e9:.3f} G, {memory['percent']:.2f} % (tables {memory['table_percent']:.2f} %, "
+                f"visual rows {memory['visual_percent']:.2f} %)",
+            )
+        )
+    if cost["uncounted"]:
+        facts.append(("not counted", ", ".join(map(str, cost["uncounted"]))))
+    table(title, ("graph", ""), facts)
+    _print_operators(graph)
+    if graph["memory"]:
+        columns = ("memory site", "v", "p", "d", "type", "activation", "scale")
+        keys = ("name", "visual_rows", "table_rows", "width", "dtype", "activation", "scale")
+        table("", columns, [[_short(site.get(key)) for key in keys] for site in graph["memory"]])
+    if graph["float32_islands"]:
+        rows = [(island["reason"], island["nodes"], island["why"]) for island in graph["float32_islands"]]
+        table("", ("stays float32", "nodes", "why"), rows)
+
+
+def _print_operators(graph: Mapping[str, Any]) -> None:
+    rows = [
+        (operator, sum(types.values()), ", ".join(f"{kind} {count}" for kind, count in types.items()))
+        for operator, types in sorted(graph["nodes"]["by_operator"].items(), key=lambda entry: -sum(entry[1].values()))
+    ]
+    table("", ("operator", "nodes", "computes in"), rows)
+
+
+def _layerless(name: str) -> str:
+    return ".".join("{i}" if part.isdigit() else part for part in name.split("."))
+
+
+def _dims(port: Mapping[str, Any]) -> str:
+    return "[" + ", ".join(str(dim) for dim in port["dims"]) + "]"
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

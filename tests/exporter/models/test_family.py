@@ -1,0 +1,30 @@
+"""Families by name, and components made again from a manifest's config."""
+
+import json
+
+import pytest
+from memvp_export.exporter.errors import InputError
+from memvp_export.exporter.models.family import Model, components_of
+
+
+def test_a_manifest_is_enough_for_the_components(model: Model) -> None:
+    config = json.loads(json.dumps(model.config.to_dict()))
+    for ours, theirs in zip(components_of(model.family, config), model.components, strict=True):
+        assert (ours.name, ours.inputs, ours.outputs, ours.ranges) == (
+            theirs.name,
+            theirs.inputs,
+            theirs.outputs,
+            theirs.ranges,
+        )
+        assert ours.weights == theirs.weights and ours.constants.keys() == theirs.constants.keys()
+
+
+def test_an_unknown_family_is_refused() -> None:
+    with pytest.raises(InputError, match="'memvp-t5' cannot be exported by this version; it knows memvp-llama"):
+        components_of("memvp-t5", {})
+
+
+@pytest.mark.parametrize("change", [{"tower": {}}, {"unknown": 1}])
+def test_a_config_that_does_not_fit_is_refused(model: Model, change: dict) -> None:
+    with pytest.raises(InputError, match="config does not fit family memvp-llama"):
+        components_of(model.family, {**model.config.to_dict(), **change})
