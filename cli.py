@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _GENERATION = {"max_new_tokens", "temperature", "top_p", "seed"}
 _RUN_MODES = {
-    "text": {"image", "choices", *_GENERATION},
+    "text": {"image", "choices", "hint", *_GENERATION},
     "data": {"output", "no_resume", "dry_run", "batch", *_GENERATION},
     "component": {"inputs", "save_outputs"},
 }
@@ -205,16 +205,20 @@ def check(
     from .exporter import console
     from .exporter.bundle import Bundle
     from .exporter.parity.check import check as run_check
+    from .exporter.whole_file import whole_file
 
+    if html:
+        from .exporter.parity.page import require_packages, write_check_page
+
+        require_packages()
     opened = Bundle.open(bundle)
     parsed = _read_source(source, {}) if source else None
     found = run_check(opened, backend, precision, data, parsed, console.progress())
     if html:
-        from .exporter.parity.page import write_check_page
-
         write_check_page(found, opened, html)
     if report:
-        report.write_text(json.dumps(found.to_dict(), indent=1))
+        with whole_file(report) as file:
+            file.write(json.dumps(found.to_dict(), indent=1).encode())
     if as_json:
         _print_json(found.to_dict())
     else:
@@ -259,7 +263,8 @@ def _print_outputs(report: Any) -> None:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--text", help="The prompt.")
 @click.option("--image", type=click.Path(path_type=Path), help="A picture; without one the model is told so.")
-@click.option("--choices", multiple=True, help="Answer by letter among these, in a single pass; repeat for each.")
+@click.option("--choices", multiple=True, help="Ask with the ScienceQA prompt, in one pass; repeat for each choice.")
+@click.option("--hint", help="The context of the ScienceQA prompt, with --choices.")
 @click.option("--data", type=click.Path(path_type=Path), help="JSONL requests to answer, batched and resumable.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Where the answers to --data go.")
 @click.option("--no-resume", is_flag=True, help="Answer all of --data again.")
@@ -305,9 +310,10 @@ def _run_text(path: Path, flags: dict[str, Any]) -> None:
 
     bundle = Bundle.open(path)
     settings = _settings(bundle, flags)
-    answer = answer_one(
-        bundle, flags["text"], flags["image"], flags["choices"], settings, flags["backend"], flags["precision"]
-    )
+    if flags["hint"] and not flags["choices"]:
+        raise InputError("--hint goes with --choices.")
+    asked = (flags["text"], flags["image"], flags["choices"], flags["hint"] or "")
+    answer = answer_one(bundle, *asked, settings, flags["backend"], flags["precision"])
     if answer.truncated:
         click.echo("warning: the prompt was too long and lost its end", err=True)
     if flags["as_json"]:
@@ -322,13 +328,14 @@ def _run_text(path: Path, flags: dict[str, Any]) -> None:
 
 def _run_data(path: Path, flags: dict[str, Any]) -> None:
     from .exporter.bundle import Bundle
-    from .exporter.data import read_requests
+    from .exporter.data import read_answers
+    from .exporter.datasets import open_dataset
     from .exporter.parity.check import correct
     from .exporter.run import run_file
 
     bundle = Bundle.open(path)
     if flags["dry_run"]:
-        count = sum(1 for _ in read_requests(flags["data"]))
+        count = sum(1 for _ in open_dataset(flags["data"]).requests())
         if flags["as_json"]:
             _print_json({"requests": count})
         return _done(f"dry run: {flags['data']} holds {count} requests; nothing was answered")
@@ -356,8 +363,18 @@ def _run_data(path: Path, flags: dict[str, Any]) -> None:
         answered,
     )
     right = sum(judged)
+    dataset = open_dataset(flags["data"])
+    scores = dataset.score({a.id: a for a in read_answers(flags["output"])}) if dataset.score else {}
+    if scores and not flags["as_json"]:
+        from .exporter import console
+
+        rows = [(name, f"{row.percent:.2f}" if row.total else "", row.total) for name, row in scores.items()]
+        console.table("official accuracy", ("subset", "percent", "questions"), rows)
     if flags["as_json"]:
-        _print_json({"output": str(flags["output"]), "answered": count, "judged": len(judged), "right": right})
+        _print_json(
+            {"output": str(flags["output"]), "answered": count, "judged": len(judged), "right": right}
+            | ({"scores": {name: vars(row) for name, row in scores.items()}} if scores else {})
+        )
     accuracy = f"; {right} of {len(judged)} are right ({right / len(judged):.1%})" if judged else ""
     _done(f"done: {count} requests answered into {flags['output']}{accuracy}")
 
@@ -434,22 +451,21 @@ def demo(folder: Path, overwrite: bool, as_json: bool) -> None:
     _needs("onnxruntime", extra="cpu")
     _needs("jinja2", "matplotlib", extra="report")
     from .exporter import console
-    from .exporter.demo import run_demo, write_page
+    from .exporter.demo import run_demo
 
-    progress = console.progress()
-    result = run_demo(folder, overwrite, progress)
-    page = write_page(result, progress.stages, folder / "demo.html")
+    result = run_demo(folder, overwrite, console.progress())
+    blind = result.without_images
     if as_json:
         _print_json(
-            {"bundle": str(result.bundle.root), "page": str(page), "parity": result.report.to_dict()}
-            | {"accuracy": [vars(row) for row in result.accuracy], "without_image": result.without_image}
+            {"bundle": str(result.bundle.root), "page": str(result.page), "parity": result.report.to_dict()}
+            | {"accuracy": [vars(row) for row in result.accuracy], "without_images": vars(blind)}
         )
     else:
-        rows = [(row.name, row.questions, f"{row.right:.1%}", f"{row.majority:.1%}") for row in result.accuracy]
-        console.table("held-out questions", ("type", "questions", "right", "most frequent answer alone"), rows)
-        click.echo(f"right without the image: {result.without_image:.1%}")
+        rows = [(row.name, row.total, f"{row.share:.1%}", f"{row.majority:.1%}") for row in result.accuracy]
+        columns = ("held-out questions", "asked", "right", "always the commonest answer")
+        console.table("", columns, [*rows, ("without the images", blind.total, f"{blind.share:.1%}", "")])
     _done(result.report.verdict)
-    _done(f"done: {result.bundle.root}, page {page}")
+    _done(f"done: {result.bundle.root}, page {result.page}")
     if not result.report.passed:
         sys.exit(1)
 

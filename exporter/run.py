@@ -1,17 +1,21 @@
 """Answers from a bundle: one, a file of them, or raw tensors through one component."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.lib.npyio import NpzFile
 
 from .bundle import Bundle
-from .data import LETTERS, Answer, AnswerFile, Request, read_requests
+from .data import LETTERS, Answer, AnswerFile, Request
+from .datasets import open_dataset
 from .errors import EnvironmentLack, InputError
 from .onnx_session import OnnxSession
 from .pipeline import Pipeline, Settings
+from .scienceqa import prompt
 from .session import Arrays, Session
+from .whole_file import whole_file
 
 BACKENDS = ("onnxruntime",)
 _BF16 = ".bf16"
@@ -36,11 +40,13 @@ def run(
     text: str,
     image: Path | str | None = None,
     choices: Sequence[str] | None = None,
+    hint: str = "",
     settings: Settings | None = None,
     backend: str = "onnxruntime",
     precision: str | None = None,
 ) -> Answer:
-    """The answer to one question. Without an image the indicator is 0. With choices, one greedy token is scored.
+    """The answer to one question. Without an image the indicator is 0. With choices, text is the question of the
+    official ScienceQA prompt with `hint`, and one greedy token is scored.
 
     settings None: the bundle's own generation settings. Raises InputError for an unreadable image or wrong use.
     """
@@ -48,6 +54,7 @@ def run(
         raise InputError(f"there are {len(choices)} choices; answers by letter know {len(LETTERS)}.")
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     pipeline = open_pipeline(bundle, backend, precision)
+    text = prompt(text, hint, list(choices)) if choices else text
     request = Request("1", text, Path(image) if image else None, None, tuple(choices) if choices else None)
     (answer,) = pipeline.score([request], settings) if choices else pipeline.answer([request], settings)
     return answer
@@ -63,20 +70,23 @@ def run_file(
     precision: str | None = None,
     answered: Callable[[Sequence[Request], Sequence[Answer]], None] = lambda requests, answers: None,
 ) -> int:
-    """Answer every request of the JSONL file `data` into `output`; returns how many were answered now.
+    """Answer every request of `data` (see `open_dataset`) into `output`; returns how many were answered now.
 
     A run that was killed goes on where it was, unless resume is False. answered is told of every batch.
     """
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     pipeline = open_pipeline(bundle, backend, precision)
+    dataset = open_dataset(data)
     settings = settings or pipeline.defaults
+    if dataset.single_pass:
+        settings = replace(settings, max_new_tokens=1, temperature=0.0)
     identity = {**settings.digest_data(), "precision": precision, "backend": backend}
-    with AnswerFile(output, [Path(data)], bundle.manifest["digest"], identity, resume) as file:
+    with AnswerFile(output, dataset.files, bundle.manifest["digest"], identity, resume) as file:
         count = 0
         pending: list[Request] = []
 
         def taken() -> Iterator[Request]:
-            for request in file.pending(read_requests(data)):
+            for request in file.pending(dataset.requests()):
                 pending.append(request)
                 yield request
 
@@ -99,19 +109,11 @@ def run_component(
     """Raw tensors, by port name, from the npz file `inputs` through one component into the npz file `output`."""
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     inputs, output = Path(inputs), Path(output)
-    if output.is_dir():
-        raise InputError(f"{output} is a folder; name the file that the outputs go to.")
     if output.exists() and inputs.exists() and output.samefile(inputs):
         raise InputError(f"{output} holds the inputs: writing the outputs there would destroy them.")
     outputs = open_session(bundle, backend, precision).run(component, read_npz(inputs))
-    temporary = output.with_name(f".{output.name}.partial-npz")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(file, **dict(_to_npz(name, array) for name, array in outputs.items()))  # type: ignore[arg-type]
-        temporary.replace(output)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise EnvironmentLack(f"{output} cannot be written: {error.strerror}.") from error
+    with whole_file(output) as file:
+        np.savez(file, **dict(_to_npz(name, array) for name, array in outputs.items()))  # type: ignore[arg-type]
     return outputs
 
 

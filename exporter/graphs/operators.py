@@ -85,8 +85,10 @@ def add_functions(model: ir.Model, opset: int) -> None:
 
 def _visual_memory_body(used: list[ir.Node], opset: int) -> onnx.FunctionProto:
     """`S = h Pk^T + pad(h Z^T); a = act(S); out = ffn + scale (a Pv + a[..., :v] Z)`, design section 3."""
-    (variant,) = {_variant(node) for node in used}
-    activation, rows, table_rows = variant
+    variants = {_variant(node) for node in used}
+    if len(variants) > 1:
+        raise ValueError(f"a graph takes one activation and one (v, p), this one has {sorted(variants)}")
+    activation, rows, table_rows = variants.pop()
     node = helper.make_node
     nodes = [
         node("Transpose", ["key_positions"], ["table_keys"], perm=[1, 0]),

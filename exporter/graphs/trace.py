@@ -133,6 +133,7 @@ def _describe(model: ir.Model, component: Component, precision: str) -> None:
     model.producer_version = ""
     model.graph.name = component.name
     model.metadata_props.clear()
+    model.graph.metadata_props.clear()
     model.metadata_props["precision"] = precision
 
 

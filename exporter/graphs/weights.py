@@ -122,7 +122,7 @@ def _blocks(tensor: Tensor, transposed: bool) -> Iterator[Tensor]:
         yield tensor
         return
     rows = tensor.t() if transposed else tensor
-    step = max(1, BLOCK_BYTES // max(1, rows[0].numel() * rows.element_size()))
+    step = max(1, BLOCK_BYTES // max(1, math.prod(rows.shape[1:]) * rows.element_size()))
     for start in range(0, rows.shape[0], step):
         yield rows[start : start + step]
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from ..bundle import Bundle
 from ..checkpoints.source import Source
-from ..data import Answer, Request, read_requests
+from ..data import Answer, Request
+from ..datasets import open_dataset
 from ..errors import InputError, MissingPackage, VerdictError
 from ..onnx_session import OnnxSession
 from ..pipeline import Pipeline
@@ -182,7 +183,7 @@ def _check_against_reference(
     if data is None:
         return
     pipeline = Pipeline.from_manifest(reference, bundle.manifest, bundle.root, precision="fp32")
-    requests = list(read_requests(data))
+    requests = list(open_dataset(data).requests())
     if not requests:
         raise InputError(f"{data} holds no request.")
     answers = chain.from_iterable(pipeline.batches(requests))

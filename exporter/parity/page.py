@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from ..bundle import Bundle
 from ..errors import MissingPackage
 from ..progress import Stage
+from ..whole_file import whole_file
 from . import page_summary as summary
 from . import page_words as words
 from .page_demo import Accuracy, AnsweredQuestion, accuracies
-from .page_file import write_whole
 from .page_images import Thumbnail, thumbnail
 from .page_plot import relative_l2_plot
 from .report import AnswerResult, Report
@@ -68,12 +68,14 @@ def write_demo_page(
     path: Path,
     *,
     accuracy: Sequence[Accuracy] | None = None,
+    without_images: float | None = None,
     introduction: str = "",
 ) -> None:
     """Write a demonstration as one HTML file: what it took, how many answers were right, and the parity check.
 
-    accuracy has the row over all questions first; None computes it from `answered`. introduction is a plain text
-    that says what was exported and asked. Raises what `write_check_page` raises.
+    accuracy has the row over all questions first; None computes it from `answered`. without_images is the share of
+    right answers to the same questions without their pictures. introduction is a plain text that says what was
+    exported and asked. Raises what `write_check_page` raises.
     """
     accuracy = accuracies(answered) if accuracy is None else accuracy
     wrong = [question for question in answered[MOST_PICTURES:] if not question.correct]
@@ -83,6 +85,7 @@ def write_demo_page(
         path,
         report,
         introduction=introduction,
+        without_images=without_images,
         stages=stages,
         overall=accuracy[0] if accuracy else None,
         accuracy=accuracy,
@@ -123,7 +126,8 @@ def _write(page: Any, path: Path, report: Report, **values: Any) -> None:
         summary=summary,
         **values,
     )
-    write_whole(path, text)
+    with whole_file(path) as file:
+        file.write(text.encode("utf-8", "replace"))
 
 
 def _answer_image(answer: AnswerResult) -> Path | None:

@@ -24,8 +24,7 @@ class AnsweredQuestion:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Right answers out of total. majority is the share that a blind guess gets right: always the commonest answer
-    (of each type, where there are types)."""
+    """Right answers out of total. majority is the share that always giving the most frequent answer would get."""
 
     name: str
     right: int
@@ -44,12 +43,11 @@ def accuracies(answered: Sequence[AnsweredQuestion], name: str = "all questions"
     for question in answered:
         groups.setdefault(question.type or "", []).append(question)
     types = [_accuracy(type_ or "other", group) for type_, group in groups.items()]
-    total = len(answered)
-    guessed = sum(type_.majority * type_.total for type_ in types) / total if total else 0.0
-    overall = Accuracy(name, sum(question.correct for question in answered), total, guessed)
+    overall = _accuracy(name, answered)
     return [overall, *types] if len(types) > 1 else [overall]
 
 
 def _accuracy(name: str, group: Sequence[AnsweredQuestion]) -> Accuracy:
     counts = Counter(question.expected.strip().lower() for question in group)
-    return Accuracy(name, sum(question.correct for question in group), len(group), max(counts.values()) / len(group))
+    most = max(counts.values(), default=0)
+    return Accuracy(name, sum(question.correct for question in group), len(group), most / max(1, len(group)))

@@ -97,7 +97,7 @@ def why_failed(result: OutputResult, limits: Threshold) -> list[str]:
         return []
     found, reasons = result.distance, []
     if not found.finite:
-        return ["the bundle's output holds NaN or infinite values"]
+        return ["could not be compared: NaN or infinite values, or another shape"]
     if not found.relative_l2 <= limits.relative_l2:
         reasons.append(f"relative L2 {words.figure(found.relative_l2)}, limit {words.limit(limits.relative_l2)}")
     if not found.cosine >= limits.cosine:
@@ -119,13 +119,14 @@ def headline(report: Report) -> Headline:
         if not failed:
             text = "Every compared output is within its limits, and something else failed: the reasons are below."
         return Headline("bad", "Parity failed", text)
-    text = f"All {len(report.outputs)} compared outputs are within the limits: the bundle gives PyTorch's results."
+    text = f"All {len(report.outputs)} compared outputs are within the limits"
+    if report.precision == "bf16":
+        twin = ". They come from the graphs' float32 twin, on the same weights; bfloat16 itself was not run."
+        return Headline("warn", "Parity shown on the float32 twin", text + twin)
     if report.kinds == [GRAPH_ONLY]:
-        text = (
-            f"All {len(report.outputs)} compared outputs are within the limits. Whether the bundle's weights are the "
-        )
-        return Headline("warn", "Graph parity only", text + "official ones was not compared.")
-    return Headline("good", "Parity shown", text)
+        weights = ". Whether the bundle's weights are the official ones was not compared."
+        return Headline("warn", "Graph parity only", text + weights)
+    return Headline("good", "Parity shown", text + ": the bundle gives PyTorch's results.")
 
 
 def kinds(report: Report) -> list[tuple[str, str]]:

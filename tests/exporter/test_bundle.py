@@ -1,4 +1,4 @@
-"""A bundle is whole or refused with its own message, made at once or not at all, and changed by one process at a time."""
+"""A bundle is whole or refused with its own message, made at once or not at all, changed by one process at a time."""
 
 import errno
 import fcntl
@@ -235,7 +235,7 @@ def test_a_flipped_byte_of_the_same_size_is_found_by_verify(tmp_path: Path) -> N
     root = make(tmp_path / "b").root
     (root / "deep/b.txt").write_text("a whole pile")
     Bundle.open(root)
-    with pytest.raises(InputError, match="is edited: the bytes of deep/b.txt"):
+    with pytest.raises(InputError, match=r"is edited: the bytes of deep/b\.txt"):
         Bundle.open(root, verify=True)
 
 

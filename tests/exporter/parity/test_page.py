@@ -164,8 +164,8 @@ def test_a_failing_page_names_every_failure_and_every_broken_limit(bundle: Bundl
     assert all(f"failure number {index} <b>" in page.text for index in range(40))
     for text in (
         "first line second <i>line</i>", "relative L2 0.310, limit 1e-05", "cosine 0.9300000, limit 0.999999",
-        "decisive top-1 94.0 % of 50, limit 100 %", "output holds NaN or infinite values", "infinite",
-        "could hardly see a fault",
+        "decisive top-1 94.0 % of 50, limit 100 %", "could not be compared: NaN or infinite values, or another shape",
+        "infinite", "could hardly see a fault",
     ):  # fmt: skip
         assert text in page.text, text
     assert not re.search(r"\b(inf|nan)\b", page.text.replace(report.verdict, ""))
@@ -223,6 +223,8 @@ def test_nothing_compared_is_no_parity(bundle: Bundle, tmp_path: Path) -> None:
 def test_the_kind_of_parity_is_named(bundle: Bundle, tmp_path: Path) -> None:
     page = checked(report_of([output(reference=GRAPH_ONLY)]), bundle, tmp_path)
     assert "Graph parity only" in page.text and "cannot show that these weights" in page.text
+    page = checked(replace(report_of([output()]), precision="bf16"), bundle, tmp_path)
+    assert "Parity shown on the float32 twin" in page.text and "bfloat16 itself was not run" in page.text
     page = checked(report_of([output(), output(reference=SOURCE)]), bundle, tmp_path)
     assert "Parity shown" in page.text and "read again" in page.text and "Graph parity only" not in page.text
 
@@ -249,13 +251,16 @@ def questions(count: int, picture: Path | None) -> list[AnsweredQuestion]:
 def test_the_demo_page(picture: Path, tmp_path: Path) -> None:
     asked = questions(100, picture)
     path = tmp_path / "new" / "demo.html"
-    write_demo_page(report_of([output()]), [Stage("export", 5.0, 400), Stage("answer", 3.0, 300)], asked, path)
+    write_demo_page(
+        report_of([output()]), [Stage("export", 5.0, 400), Stage("answer", 3.0, 300)], asked, path, without_images=0.41
+    )
     page = Page(path)
     assert alone(page) and "<b>?" in page.text and "a-picture" not in page.source
     shown, more = page_module.MOST_PICTURES, sum(not q.correct for q in asked[page_module.MOST_PICTURES :])
     assert page.tags["img"] == shown + more
     for text in (
-        "✓ Parity shown", "90 of 100", "blind guess gets 75.0 %", "8.0 s", "400 MiB", "colour", "✗ wrong", "✓ right",
+        "✓ Parity shown", "90 of 100", "blind guess gets 75.0 %", "8.0 s", "400 MiB",
+        "without the pictures, this model gets 41.0 %", "colour", "✗ wrong", "✓ right",
         "right would be", f"first {shown} of 100", f"{more} more wrong answers", "decoder logits",
     ):  # fmt: skip
         assert text in page.text, text
@@ -307,3 +312,6 @@ def test_a_page_appears_whole_or_not_at_all(bundle: Bundle, tmp_path: Path, monk
     assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ["check.html"]
     with pytest.raises(InputError, match="is a folder"):
         write_check_page(report_of([]), bundle, tmp_path)
+    monkeypatch.undo()
+    with pytest.raises(EnvironmentLack, match="cannot be written"):
+        write_check_page(report_of([]), bundle, path / "below-a-file.html")

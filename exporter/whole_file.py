@@ -1,35 +1,41 @@
-"""A text file that appears whole or not at all."""
+"""A file that appears whole or not at all."""
 
 import fcntl
 import glob
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
-from ..errors import EnvironmentLack, InputError
+from .errors import EnvironmentLack, InputError
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write `.<name>.partial-<process>` beside path and rename it; what killed runs left of it is removed.
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Write to `.<name>.partial-<process>` beside path, renamed when the block ends well; what killed runs left of it
+    is removed.
 
     Raises InputError where path is a folder, EnvironmentLack where it cannot be written.
     """
     path = path.resolve()
     if path.is_dir():
-        raise InputError(f"{path} is a folder; name the file that the page goes to.")
+        raise InputError(f"{path} is a folder; name a file.")
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
         with partial.open("wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            file.write(text.encode("utf-8", "replace"))
+            yield file
             file.flush()
             os.fsync(file.fileno())
             partial.replace(path)
     except OSError as error:
         raise EnvironmentLack(f"{path} cannot be written: {error.strerror}.") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
 
 
 def _remove_leftovers(path: Path) -> None:

@@ -1,0 +1,35 @@
+"""What `--data` may name: a JSONL file of requests, or the official ScienceQA folder."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .data import Answer, Request, read_requests
+from .scienceqa import Accuracy, ScienceQA
+
+Scorer = Callable[[Mapping[str, Answer]], dict[str, Accuracy]]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Requests that can be read more than once. files are what they come from; score, where the data set has an
+    official scorer, gives its table from all answers by id; single_pass is the way it is officially answered."""
+
+    files: list[Path]
+    requests: Callable[[], Iterator[Request]]
+    score: Scorer | None = None
+    single_pass: bool = False
+
+
+def open_dataset(path: Path | str, split: str = "test") -> Dataset:
+    """A JSONL file, or a ScienceQA folder (problems.json, pid_splits.json, captions.json, images), of which `split`
+    is read. Raises InputError where it is neither."""
+    path = Path(path)
+    if not path.is_dir():
+        return Dataset([path], lambda: read_requests(path))
+    data = ScienceQA(path, split)
+
+    def score(answers: Mapping[str, Answer]) -> dict[str, Accuracy]:
+        return data.score({name: answer.choice for name, answer in answers.items()})
+
+    return Dataset(data.files, data.requests, score, single_pass=True)
