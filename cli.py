@@ -150,10 +150,13 @@ def onnx(
     """
     _needs("torch", "onnxscript", "safetensors", extra="export")
     from .exporter import console, export
+    from .exporter.bundle import check_free
+    from .exporter.plan import plan_export
 
     parsed = _read_source(source, flags)
     if dry_run:
-        plan = export.plan_export(parsed, output, precision, opset, overwrite)
+        check_free(output, overwrite)
+        plan = plan_export(parsed, precision, opset).to_dict(output)
         _print_json(plan) if as_json else _print_plan(plan)
         if not plan["fits"]:
             raise EnvironmentLack(f"{output} would take {console.size(plan['bytes'])}, which the disk has no room for.")

@@ -17,7 +17,6 @@ class PlainProgress(Progress):
             f"  {stage.name:<34} {stage.seconds:7.1f} s   peak {stage.peak_mib:6.0f} MiB", file=sys.stderr, flush=True
         )
 
-
     def note(self, message: str) -> None:
         """Print it."""
         print(f"note: {message}", file=sys.stderr, flush=True)

@@ -1,6 +1,5 @@
 """checkpoint -> bundle: the whole of `memvp-export onnx`."""
 
-import math
 import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -9,17 +8,18 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from .bundle import Bundle, BundleWriter, check_free, new_bundle, sha256_file
+from .bundle import Bundle, BundleWriter, new_bundle, sha256_file
 from .checkpoints.lazy import LazyTensor
 from .checkpoints.source import Source
 from .errors import InputError
-from .graphs.publish import HEADROOM, free_bytes, write_graph
-from .graphs.trace import check_opset, default_opset, trace
+from .graphs.publish import write_graph
+from .graphs.trace import trace
 from .models.component import Component, Port, constants_of
-from .models.family import Model, load
+from .models.family import Model
 from .models.reference import TorchReference
 from .parity.samples import bundled_requests, write_samples
 from .pipeline import Pipeline, Settings
+from .plan import plan_export, require_room
 from .progress import Progress
 from .tokenization import Tokenizer
 
@@ -44,12 +44,11 @@ def export_onnx(
     if samples is not None and not golden:
         raise InputError(f"{samples} would make golden samples, which are to be left out: give one or the other.")
     with progress.stage("read the source"):
-        model = load(source)
+        plan = plan_export(source, precision, opset)
+        model, precision, opset = plan.model, plan.precision, plan.opset
+        require_room(plan.bytes, Path(output))
     for note in model.notes:
         progress.note(note)
-    precision = precision or model.precision
-    opset = opset or default_opset(precision)
-    check_opset(opset, precision)
     with new_bundle(Path(output), overwrite) as writer, _source_digests(model) as digests:
         # Before the long work: what is wrong with the samples is wrong from the start.
         requests = bundled_requests(samples, writer) if golden else []
@@ -91,48 +90,6 @@ def export_onnx(
             }
         )
     return Bundle.open(output)
-
-
-def plan_export(
-    source: Source,
-    output: Path | str,
-    precision: str | None = None,
-    opset: int | None = None,
-    overwrite: bool = False,
-) -> dict[str, Any]:
-    """What `export_onnx` would write, without tracing anything: components, weights, bytes, and whether the disk has
-    room for it. Raises InputError as it would."""
-    check_free(Path(output), overwrite)
-    model = load(source)
-    precision = precision or model.precision
-    opset = opset or default_opset(precision)
-    check_opset(opset, precision)
-    half = 4 if precision == "fp32" else 2
-    sizes = {
-        part.name: sum(math.prod(w.shape) * (4 if w.float32 else half) for w in part.weights.values())
-        for part in model.components
-    }
-    size = sum(sizes.values())
-    free = free_bytes(Path(output))
-    return {
-        "family": model.family,
-        "output": str(output),
-        "precision": precision,
-        "opset": opset,
-        "config": model.config.to_dict(),
-        "components": [
-            {
-                "name": part.name,
-                "file": f"graphs/{part.name}.onnx",
-                "weights": len(part.weights),
-                "bytes": sizes[part.name],
-            }
-            for part in model.components
-        ],
-        "bytes": size,
-        "disk_free": free,
-        "fits": size + HEADROOM <= free,
-    }
 
 
 def _export_component(

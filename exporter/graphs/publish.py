@@ -1,6 +1,5 @@
 """A traced graph becomes a file of the bundle: weights streamed, checked, digests recorded."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,12 +8,8 @@ import onnx_ir as ir
 
 from ..bundle import BundleWriter
 from ..checkpoints.lazy import LazyTensor
-from ..errors import EnvironmentLack
 from ..progress import Progress
 from .weights import data_size, write_weights
-
-# Beside the weights: the graph itself, samples and reports.
-HEADROOM = 64 << 20
 
 
 def write_graph(
@@ -23,9 +18,6 @@ def write_graph(
     """Stream a traced graph's weights beside it, save it as `name` in the bundle, check it and return its path."""
     path, data = writer.path(name), writer.path(f"{name}.data")
     size = data_size(model)
-    free = free_bytes(path)
-    if size + HEADROOM > free:
-        raise EnvironmentLack(f"the disk is too small: {name} needs {size:,} bytes, {path.parent} has {free:,} free.")
     with progress.stage(f"write {model.graph.name}", size) as advance:
         written = write_weights(model, tensors, data, advance)
         ir.save(model, path)
@@ -34,11 +26,3 @@ def write_graph(
         onnx.checker.check_model(str(path), full_check=True)
     writer.record(name)
     return path
-
-
-def free_bytes(path: Path) -> int:
-    """Bytes free on the disk where `path` is or will be."""
-    folder = path.absolute()
-    while not folder.is_dir():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free

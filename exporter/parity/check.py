@@ -54,6 +54,9 @@ def check(
         raise InputError(f"backend {backend!r} cannot be checked by this version; it knows {', '.join(BACKENDS)}")
     progress = progress or Progress()
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    requests = list(open_dataset(data).requests()) if data is not None else []
+    if data is not None and not requests:
+        raise InputError(f"{data} holds no request.")
     with progress.stage("verify digests", bundle.size) as advance:
         bundle.verify(advance)
     precision = precision or bundle.manifest["precision"]
@@ -67,9 +70,9 @@ def check(
         if report.precision == "fp16":
             with progress.stage("true half arithmetic"):
                 _check_true_half(report, bundle, cases)
-        if source is not None or data is not None or not cases:
+        if source is not None or requests or not cases:
             with progress.stage("reference in PyTorch"):
-                _check_against_reference(report, session, bundle, source, data)
+                _check_against_reference(report, session, bundle, source, requests)
         report.image_effect = image_effect(session, cases)
     _judge(report)
     report.stages = [vars(stage) for stage in progress.stages]
@@ -106,22 +109,16 @@ def _check_true_half(report: Report, bundle: Bundle, cases: Sequence[Case]) -> N
 
 
 def _result(report: Report, pair: Pair, reference: str) -> OutputResult:
-    limit = report.threshold
-    if pair.actual.shape != pair.expected.shape:
-        report.failures.append(
-            f"{pair.component} {pair.output} ({pair.case}): shape {list(pair.actual.shape)} instead of "
-            f"{list(pair.expected.shape)}"
-        )
-        return OutputResult(
-            reference, pair.component, pair.case, pair.output, pair.expected.shape, INCOMPARABLE, None, False
-        )
+    limit, shape = report.threshold, tuple(pair.expected.shape)
+    given = (reference, pair.component, pair.case, pair.output, shape)
+    if pair.actual.shape != shape:
+        return OutputResult(*given, INCOMPARABLE, None, False, f"shape {list(pair.actual.shape)}, not {list(shape)}")
     found = distance(pair.actual, pair.expected)
     agreement = top1_agreement(pair.actual, pair.expected, limit.margin) if pair.output == "logits" else None
     passed = found.relative_l2 <= limit.relative_l2 and found.cosine >= limit.cosine
     if agreement is not None:
         passed = passed and agreement.decisive_top1 >= limit.decisive_top1
-    shape = tuple(pair.expected.shape)
-    return OutputResult(reference, pair.component, pair.case, pair.output, shape, found, agreement, passed)
+    return OutputResult(*given, found, agreement, passed, "" if found.finite else "not finite")
 
 
 def _compare_answers(
@@ -170,7 +167,7 @@ def _pipeline_precision(report: Report) -> str:
 
 
 def _check_against_reference(
-    report: Report, session: Session, bundle: Bundle, source: Source | None, data: Path | str | None
+    report: Report, session: Session, bundle: Bundle, source: Source | None, requests: Sequence[Request]
 ) -> None:
     try:
         from .anew import random_cases, reference_of, rerun
@@ -180,12 +177,9 @@ def _check_against_reference(
     kind = SOURCE if source is not None else GRAPH_ONLY
     cases = [rerun(reference, case) for case in read_cases(bundle)] if source is not None else []
     _compare_cases(report, session, [*cases, *random_cases(reference, components)], bundle, kind)
-    if data is None:
+    if not requests:
         return
     pipeline = Pipeline.from_manifest(reference, bundle.manifest, bundle.root, precision="fp32")
-    requests = list(open_dataset(data).requests())
-    if not requests:
-        raise InputError(f"{data} holds no request.")
     answers = chain.from_iterable(pipeline.batches(requests))
     _compare_answers(report, session, bundle, list(zip(requests, answers, strict=True)), kind)
 
@@ -194,10 +188,8 @@ def _judge(report: Report) -> None:
     for result in report.outputs:
         if not result.passed:
             found = result.distance
-            report.failures.append(
-                f"{result.component} {result.output} ({result.case}): relative L2 {found.relative_l2:.2e}, cosine "
-                f"{found.cosine:.6f}" + ("" if found.finite else ", not finite")
-            )
+            reason = result.problem or f"relative L2 {found.relative_l2:.2e}, cosine {found.cosine:.6f}"
+            report.failures.append(f"{result.component} {result.output} ({result.case}): {reason}")
     parted = [result for result in report.answers if not result.same]
     if parted:
         text = f"{len(parted)} of {len(report.answers)} greedy answers differ from the reference ({parted[0].id}: "

@@ -94,5 +94,5 @@ def _without_padding(session: Session, case: Case, component: Mapping[str, Any])
         "logits_positions": np.array([[len(used) - 1]]),
     }
     outputs = session.run(case.component, inputs, ["logits"])
-    expected = case.outputs["logits"][:1, used[-1:]]
+    expected = case.outputs["logits"][:1, used[-1] : used[-1] + 1]
     yield Pair(case.component, "rows: one row, padding removed", "logits", outputs["logits"], expected)

@@ -10,7 +10,7 @@ from .thresholds import Threshold
 
 @dataclass(frozen=True)
 class OutputResult:
-    """One output in one case against its reference."""
+    """One output in one case against its reference. problem says why it could not be compared, where it could not."""
 
     reference: str
     component: str
@@ -20,6 +20,7 @@ class OutputResult:
     distance: Distance
     agreement: Agreement | None
     passed: bool
+    problem: str = ""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from ..data import Answer, Request, read_requests
 from ..errors import InputError
 from ..images import load_image, preprocess
 from ..pipeline import Pipeline
+from ..run import read_npz
 from ..session import Session
 from .golden import Case, from_arrays, record_golden, to_arrays
 
@@ -53,8 +54,7 @@ def read_cases(bundle: Bundle) -> list[Case]:
     recorded = bundle.manifest["samples"]
     if not recorded:
         return []
-    with np.load(bundle.path(recorded["tensors"]), allow_pickle=False) as arrays:
-        return from_arrays({name: arrays[name] for name in arrays.files})
+    return from_arrays(read_npz(bundle.path(recorded["tensors"])))
 
 
 def read_samples(bundle: Bundle) -> list[tuple[Request, Answer]]:

@@ -30,8 +30,9 @@ def float32_twin(bundle: Bundle) -> Iterator[tuple[OnnxSession, list[str]]]:
         bundle = replace(bundle, manifest={**bundle.manifest, "precision": "bf16"})
         graphs, differences = {}, []
         for name in bundle.manifest["components"]:
+            graph = bundle.graph(name)
             graphs[name] = trace_again(bundle, name, "fp32", writer, Progress())
-            differences += structural_differences(bundle.graph(name), graphs[name])
+            differences += structural_differences(graph, graphs[name])
         yield OnnxSession(graphs, "fp32"), differences
 
 

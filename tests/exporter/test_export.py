@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from memvp_export.exporter import export
+from memvp_export.exporter import export, plan
 from memvp_export.exporter.bundle import Bundle, sha256_file
 from memvp_export.exporter.checkpoints.source import Source, read_source
 from memvp_export.exporter.errors import EnvironmentLack, InputError
-from memvp_export.exporter.export import export_onnx, plan_export
-from memvp_export.exporter.graphs import publish
+from memvp_export.exporter.export import export_onnx
 from memvp_export.exporter.models.family import components_of
+from memvp_export.exporter.plan import plan_export
 
 MAIN = "from memvp_export.cli import main; main()"
 
@@ -126,23 +126,22 @@ def test_a_graph_is_traced_again_in_another_precision_from_the_bundle_alone(bund
 
 
 def test_the_plan_is_what_the_export_writes(bundle: Bundle, source: Source, tmp_path: Path) -> None:
-    plan = plan_export(source, tmp_path / "b", "fp32")
-    assert plan["config"] == bundle.manifest["config"] and plan["fits"]
-    for part in plan["components"]:
+    planned = plan_export(source, "fp32").to_dict(tmp_path / "b")
+    assert planned["config"] == bundle.manifest["config"] and planned["fits"]
+    for part in planned["components"]:
         written = bundle.manifest["files"][part["file"] + ".data"]["size"]
         assert part["bytes"] <= written < 1.2 * part["bytes"] + 200_000
-    assert plan_export(source, tmp_path / "b")["precision"] == "fp16"
+    assert plan_export(source).precision == "fp16"
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("call", [export_onnx, plan_export])
 def test_an_existing_output_is_refused_before_any_work(
-    call: Callable[..., object], source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "trace", lambda *args: pytest.fail("work was done"))
     (tmp_path / "b").touch()
     with pytest.raises(InputError, match="exists"):
-        call(source, tmp_path / "b")
+        export_onnx(source, tmp_path / "b")
 
 
 @pytest.mark.parametrize(("opset", "precision"), [(19, "fp32"), (24, "fp32"), (20, "bf16"), (-1, "fp16")])
@@ -180,28 +179,15 @@ def test_samples_that_would_not_be_used_are_refused(source: Source, tmp_path: Pa
         export_onnx(source, tmp_path / "b", samples=tmp_path / "samples.jsonl", golden=False)
 
 
-def test_a_disk_that_is_too_small_is_noticed_before_a_weight_is_written(
+def test_a_disk_that_is_too_small_is_noticed_before_any_work(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publish, "write_weights", lambda *args: pytest.fail("weights were written"))
-    monkeypatch.setattr(publish, "free_bytes", lambda path: 1 << 20)
-    monkeypatch.setattr(export, "trace", _traced_before(source))
+    monkeypatch.setattr(export, "trace", lambda *args: pytest.fail("work was done"))
+    monkeypatch.setattr(plan, "free_bytes", lambda path: 1 << 20)
     with pytest.raises(EnvironmentLack, match="the disk is too small"):
         export_onnx(source, tmp_path / "b")
     assert not list(tmp_path.iterdir())
-    monkeypatch.setattr(export, "free_bytes", lambda path: 1 << 20)
-    assert not plan_export(source, tmp_path / "b")["fits"]
-
-
-def _traced_before(source: Source) -> Callable[..., object]:
-    """A stand-in for a traced graph: one value of the size of the first weight."""
-    import onnx_ir as ir
-
-    graph = ir.Graph([], [], nodes=[], initializers=[], name="vision", opset_imports={"": 20})
-    weight = ir.Value(name="w", shape=ir.Shape([64, 64]), type=ir.TensorType(ir.DataType.FLOAT))
-    graph.initializers["w"] = weight
-    model = ir.Model(graph, ir_version=10)
-    return lambda *args: model
+    assert not plan_export(source).to_dict(tmp_path / "b")["fits"]
 
 
 def _start(source: Path, output: Path) -> subprocess.Popen[str]:

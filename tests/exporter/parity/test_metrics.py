@@ -16,7 +16,7 @@ def array(*values: float) -> np.ndarray:
 WORST = Distance(INF, INF, INF, -1.0, INF, False)
 DISTANCES: dict[str, tuple[np.ndarray, np.ndarray, Distance]] = {
     "equal": (array(3, 4), array(3, 4), Distance(0, 0, 0, 1, 0, True)),
-    # Differences 0 and 5, norms 5 and 5, product 0.
+    # Differences 1 and 7, product 0.
     "orthogonal": (array(3, 4), array(4, -3), Distance(7, 4, 6.94, 0, math.sqrt(50) / 5, True)),
     "opposite": (array(3, 4), array(-3, -4), Distance(8, 7, 7.98, -1, 2, True)),
     "twice as long": (array(6, 8), array(3, 4), Distance(4, 3.5, 3.99, 1, 1, True)),

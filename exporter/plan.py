@@ -1,0 +1,83 @@
+"""What an export will write, known before anything is traced."""
+
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .checkpoints.source import Source
+from .errors import EnvironmentLack
+from .graphs.trace import check_opset, default_opset
+from .models.family import Model, load
+
+# Beside the weights: graphs, samples and reports.
+HEADROOM = 64 << 20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A source that was read, and the settled precision, opset and weight bytes of each component."""
+
+    model: Model
+    precision: str
+    opset: int
+    sizes: dict[str, int]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all weights."""
+        return sum(self.sizes.values())
+
+    def to_dict(self, output: Path) -> dict[str, Any]:
+        """JSON data for a dry run."""
+        free = free_bytes(output)
+        return {
+            "family": self.model.family,
+            "output": str(output),
+            "precision": self.precision,
+            "opset": self.opset,
+            "config": self.model.config.to_dict(),
+            "components": [
+                {
+                    "name": part.name,
+                    "file": f"graphs/{part.name}.onnx",
+                    "weights": len(part.weights),
+                    "bytes": self.sizes[part.name],
+                }
+                for part in self.model.components
+            ],
+            "bytes": self.bytes,
+            "disk_free": free,
+            "fits": self.bytes + HEADROOM <= free,
+        }
+
+
+def plan_export(source: Source, precision: str | None = None, opset: int | None = None) -> Plan:
+    """Read the headers of the source's files and settle what was left open. Raises InputError for bad files or an
+    opset that cannot hold the precision."""
+    model = load(source)
+    precision = precision or model.precision
+    opset = opset or default_opset(precision)
+    check_opset(opset, precision)
+    narrow = 4 if precision == "fp32" else 2
+    sizes = {
+        part.name: sum(math.prod(w.shape) * (4 if w.float32 else narrow) for w in part.weights.values())
+        for part in model.components
+    }
+    return Plan(model, precision, opset, sizes)
+
+
+def require_room(size: int, path: Path) -> None:
+    """Raise EnvironmentLack where the disk of `path` has not `size` bytes and some headroom."""
+    free = free_bytes(path)
+    if size + HEADROOM > free:
+        raise EnvironmentLack(f"the disk is too small: {path} needs {size + HEADROOM:,} bytes, {free:,} are free.")
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes free on the disk where `path` is or will be."""
+    folder = path.absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
