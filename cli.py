@@ -291,10 +291,11 @@ def run(context: click.Context, bundle: Path, **flags: Any) -> None:
         raise InputError("give one of --text, --data and --component.")
     takes = {*_RUN_MODES[modes[0]], *modes, "backend", "precision", "as_json"}
     for name in flags:
-        if name not in takes and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
-            raise InputError(f"--{name.replace('_', '-')} does not go with --{modes[0]}.")
-    if flags["choices"] and (flags["max_new_tokens"] is not None or flags["temperature"]):
-        raise InputError("--choices takes the most probable token: leave --max-new-tokens and --temperature out.")
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            if name not in takes:
+                raise InputError(f"--{name.replace('_', '-')} does not go with --{modes[0]}.")
+            if flags["choices"] and name in _GENERATION:
+                raise InputError(f"--{name.replace('_', '-')} does not go with --choices: one token is scored.")
     {"text": _run_text, "data": _run_data, "component": _run_component}[modes[0]](bundle, flags)
 
 
@@ -344,12 +345,8 @@ def _run_data(path: Path, flags: dict[str, Any]) -> None:
         return _done(f"dry run: {flags['data']} holds {count} requests; nothing was answered")
     if flags["output"] is None:
         raise InputError("--data needs -o: the file the answers go to.")
-    judged: list[bool] = []
 
     def answered(requests: Any, answers: Any) -> None:
-        judged.extend(
-            verdict for pair in zip(requests, answers, strict=True) if (verdict := correct(*pair)) is not None
-        )
         for answer in answers:
             if answer.truncated:
                 click.echo(f"warning: the prompt of {answer.id!r} was too long and lost its end", err=True)
@@ -365,9 +362,12 @@ def _run_data(path: Path, flags: dict[str, Any]) -> None:
         flags["precision"],
         answered,
     )
+    # Of the whole file, where an earlier run answered a part of it.
+    dataset, answers = open_dataset(flags["data"]), {answer.id: answer for answer in read_answers(flags["output"])}
+    verdicts = [correct(request, answers[request.id]) for request in dataset.requests()]
+    judged = [verdict for verdict in verdicts if verdict is not None]
     right = sum(judged)
-    dataset = open_dataset(flags["data"])
-    scores = dataset.score({a.id: a for a in read_answers(flags["output"])}) if dataset.score else {}
+    scores = dataset.score(answers) if dataset.score else {}
     if scores and not flags["as_json"]:
         from .exporter import console
 

@@ -77,8 +77,10 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     for row in rows:
         made.add_row(*(Text(str(cell)) for cell in row))
     console = Console() if sys.stdout.isatty() else Console(width=160)
-    console.print(made)
-    console.print()
+    # Written by print, which leaves a reader that went away to the caller; rich would exit by itself.
+    with console.capture() as written:
+        console.print(made)
+    print(written.get())
 
 
 def size(count: float) -> str:
