@@ -1,5 +1,6 @@
 """Small rewrites of a traced graph before it is published."""
 
+import re
 from collections import Counter
 
 import onnx_ir as ir
@@ -38,11 +39,31 @@ def _swaps_two_axes(node: ir.Node) -> bool:
 
 
 def name_dynamic_dims(model: ir.Model, component: Component) -> None:
-    """Write the component's dimension names into the graph's inputs and outputs."""
+    """Write the component's dimension names into the graph's inputs and outputs, and in place of the tracer's symbols
+    everywhere else."""
+    names: dict[str, str] = {}
     for values, ports in ((model.graph.inputs, component.inputs), (model.graph.outputs, component.outputs)):
         for value, port in zip(values, ports, strict=True):
             _check(value, port)
+            assert value.shape is not None
+            for traced, declared in zip(value.shape, port.dims, strict=True):
+                if isinstance(declared, str):
+                    names.setdefault(_symbol(traced), declared)
             value.shape = ir.Shape(list(port.dims))
+    for node in model.graph:
+        for value in node.outputs:
+            if value.shape is not None and value not in model.graph.outputs:
+                value.shape = ir.Shape([dim if isinstance(dim, int) else _renamed(dim, names) for dim in value.shape])
+
+
+def _symbol(dim: int | ir.SymbolicDim) -> str:
+    return str(dim.value) if isinstance(dim, ir.SymbolicDim) else str(dim)
+
+
+def _renamed(dim: ir.SymbolicDim, names: dict[str, str]) -> ir.SymbolicDim:
+    """A symbol, or an expression of symbols such as "s15 + s24"."""
+    symbol = _symbol(dim)
+    return ir.SymbolicDim(names.get(symbol) or re.sub(r"\w+", lambda part: names.get(part[0], part[0]), symbol))
 
 
 def _check(value: ir.Value, port: Port) -> None:

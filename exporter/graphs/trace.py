@@ -92,9 +92,9 @@ def trace(component: Component, precision: str, opset: int) -> ir.Model:
         onnxscript.optimizer.optimize_ir(model, inline=False)
     fold_weight_transposes(model, fake_weights)
     name_dynamic_dims(model, component)
+    _describe(model, component, precision)
     name_nodes(model, fake_weights)
     add_functions(model, opset)
-    _describe(model, component, precision)
     return model
 
 
