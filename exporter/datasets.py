@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .data import Answer, Request, read_requests
+from .errors import InputError
 from .scienceqa import Accuracy, ScienceQA
 
 Scorer = Callable[[Mapping[str, Answer]], dict[str, Accuracy]]
@@ -25,6 +26,8 @@ def open_dataset(path: Path | str, split: str = "test") -> Dataset:
     """A JSONL file, or a ScienceQA folder (problems.json, pid_splits.json, captions.json, images), of which `split`
     is read. Raises InputError where it is neither."""
     path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path} is not a file.")
     if not path.is_dir():
         return Dataset([path], lambda: read_requests(path))
     data = ScienceQA(path, split)

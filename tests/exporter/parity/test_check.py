@@ -195,7 +195,10 @@ GOLDEN_EDITS: dict[str, tuple[Callable[[dict[str, np.ndarray]], object], str]] =
     "the visual memory": (lambda a: a["vision/rows/outputs/visual_memory"].__imul__(1.01), "vision visual_memory"),
     "a reference that is not finite": (lambda a: a[LOGITS].__setitem__((3, 20, 5), np.nan), "not finite"),
     "another vocabulary": (lambda a: a.update({LOGITS: a[LOGITS][..., :-1]}), "shape [4, 40, 150], not [4, 40, 149]"),
-    "another number of columns": (lambda a: a.update({LOGITS: a[LOGITS][:, :-1]}), "shape [4, 40, 150], not [4, 39, 150]"),
+    "another number of columns": (
+        lambda a: a.update({LOGITS: a[LOGITS][:, :-1]}),
+        "shape [4, 40, 150], not [4, 39, 150]",
+    ),
 }
 
 
