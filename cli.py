@@ -217,11 +217,6 @@ def check(
     opened = Bundle.open(bundle)
     parsed = _read_source(source, {}) if source else None
     found = run_check(opened, backend, precision, data, parsed, console.progress())
-    if html:
-        write_check_page(found, opened, html)
-    if report:
-        with whole_file(report) as file:
-            file.write(json.dumps(found.to_dict(), indent=1).encode())
     if as_json:
         _print_json(found.to_dict())
     else:
@@ -230,6 +225,12 @@ def check(
         click.echo(f"note: {note}", err=True)
     for failure in found.failures:
         click.echo(f"failed: {failure}", err=True)
+    # After what was found is on the screen: a file that cannot be written must not lose it.
+    if html:
+        write_check_page(found, opened, html)
+    if report:
+        with whole_file(report) as file:
+            file.write(json.dumps(found.to_dict(), indent=1).encode())
     _done(found.verdict)
     if not found.passed:
         sys.exit(1)
