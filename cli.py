@@ -42,6 +42,8 @@ def cli() -> None:
 def main() -> None:
     """Entry point: every failure becomes one message and the exit code of its kind."""
     signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGALRM, _interrupt)
+    sys.unraisablehook = _keep_interrupt
     try:
         # Not cli.main: it has its own exit codes for an interrupt and a closed pipe.
         with cli.make_context("memvp-export", sys.argv[1:]) as context:
@@ -74,6 +76,14 @@ def main() -> None:
 
 def _interrupt(signum: int, frame: object) -> None:
     raise KeyboardInterrupt
+
+
+def _keep_interrupt(ignored: "sys.UnraisableHookArgs") -> None:
+    """Python drops an interrupt that arrives while a destructor runs: it is raised again a moment later."""
+    if isinstance(ignored.exc_value, KeyboardInterrupt):
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+    else:
+        sys.__unraisablehook__(ignored)
 
 
 def _fail(message: str, code: int) -> None:
@@ -468,8 +478,8 @@ def demo(folder: Path, overwrite: bool, as_json: bool) -> None:
         rows = [(row.name, row.total, f"{row.share:.1%}", f"{row.majority:.1%}") for row in result.accuracy]
         columns = ("held-out questions", "asked", "right", "always the commonest answer")
         console.table("", columns, [*rows, ("without the images", blind.total, f"{blind.share:.1%}", "")])
-    _done(result.report.verdict)
     _done(f"done: {result.bundle.root}, page {result.page}")
+    _done(result.report.verdict)
     if not result.report.passed:
         sys.exit(1)
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -40,7 +41,9 @@ Command = Callable[..., Result]
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
     """Run a command line in this process."""
-    handler = signal.getsignal(signal.SIGTERM)
+    numbers = (signal.SIGTERM, signal.SIGALRM)
+    handlers = [signal.getsignal(number) for number in numbers]
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
 
     def call(*words: object) -> Result:
         monkeypatch.setattr(sys, "argv", ["memvp-export", *map(str, words)])
@@ -51,7 +54,8 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         return Result(int(stop.value.code or 0), shown.out, shown.err)
 
     yield call
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in zip(numbers, handlers, strict=True):
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")
@@ -384,6 +388,24 @@ def test_every_kind_of_failure_has_its_exit_code(
     done = command("run", bundle, "--text", "x")
     assert done.code == code and done.verdict.startswith(message)
     assert ("Traceback" in done.err) == (code == 4)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_that_arrives_in_a_destructor_is_not_lost(
+    number: signal.Signals, command: Command, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+
+    def long_work(*args: object) -> NoReturn:
+        Interrupted()
+        time.sleep(30)
+        pytest.fail("the interrupt was lost")
+
+    monkeypatch.setattr(runner, "run", long_work)
+    done = command("run", bundle, "--text", "x")
+    assert done.code == 130 and done.verdict.startswith("error: interrupted")
 
 
 @pytest.mark.parametrize("package", ["torch", "onnxscript", "safetensors"])
