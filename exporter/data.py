@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -238,11 +239,17 @@ class AnswerFile:
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         assert self._file is not None
-        with self._file as file:
-            if kind is None:
-                os.fsync(file.fileno())
-                self.partial.replace(self.out)
-            elif file.tell() == 0:
+        file = self._file
+        if kind is None:
+            os.fsync(file.fileno())
+            self.partial.replace(self.out)
+            file.close()
+            return
+        # What did not fit on a full disk is still buffered: the message in flight is the one to keep.
+        with suppress(OSError):
+            file.close()
+        with suppress(OSError):
+            if self.partial.stat().st_size == 0:
                 self.partial.unlink()
 
     def pending(self, requests: Iterable[Request]) -> Iterator[Request]:

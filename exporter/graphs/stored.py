@@ -35,7 +35,9 @@ def stored_weights(graph: Path, component: Component) -> dict[str, LazyTensor]:
 def _lazy(tensor: onnx.TensorProto, shape: tuple[int, ...], graph: Path) -> LazyTensor:
     info = external_data_helper.ExternalDataInfo(tensor)
     dtype, stored = _TORCH_DTYPES[tensor.data_type], tuple(tensor.dims)
-    path = graph.parent / info.location
+    path = graph.with_name(graph.name + ".data")
+    if info.location != path.name:
+        raise InputError(f"{graph}: {tensor.name} is said to lie in {info.location!r}, not in {path.name}.")
     if stored not in (shape, shape[::-1]):
         raise InputError(f"{graph}: {tensor.name} has the shape {stored}, the model {shape}")
 
