@@ -4,7 +4,8 @@ The tracer emits a node without a body; `add_functions` attaches the body afterw
 every function it is given.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import onnx
@@ -13,7 +14,8 @@ import torch
 from onnx import helper
 from onnxscript.values import Opset
 
-from ..models import layers, memory
+# Importing `layers` and `memory` defines the torch operators that are translated here.
+from ..models import layers, memory  # noqa: F401
 
 DOMAIN = "memvp"
 VERSION = 1
@@ -28,8 +30,7 @@ _INPUTS = {
 
 
 def translation_table(opset: int) -> dict[Callable[..., Any], Callable[..., Any]]:
-    """torch operator -> ONNX node, for `torch.onnx.export(custom_translation_table=...)`."""
-    _register_schemas()
+    """torch operator -> ONNX node, for `torch.onnx.export(custom_translation_table=...)` inside `own_schemas`."""
     own = Opset(DOMAIN, VERSION)
     standard = Opset("", opset)
 
@@ -52,9 +53,10 @@ def translation_table(opset: int) -> dict[Callable[..., Any], Callable[..., Any]
     }
 
 
-def _register_schemas() -> None:
-    if onnx.defs.has(VISUAL_MEMORY, DOMAIN):
-        return
+@contextmanager
+def own_schemas() -> Iterator[None]:
+    """The tracer needs schemas of the operators it emits. They are taken away again: where one is registered, onnx's
+    checker and shape inference pass over a function's body."""
     attributes = {
         VISUAL_MEMORY: [helper.make_attribute("scale", 1.0), helper.make_attribute("activation", "relu")],
         APPROXIMATED_PROMPT: [],
@@ -70,6 +72,11 @@ def _register_schemas() -> None:
             attributes=[onnx.defs.OpSchema.Attribute(a.name, a, "") for a in attributes[name]],
         )
         onnx.defs.register_schema(schema)
+    try:
+        yield
+    finally:
+        for name in _INPUTS:
+            onnx.defs.deregister_schema(name, VERSION, DOMAIN)
 
 
 def add_functions(model: ir.Model, opset: int) -> None:
@@ -178,5 +185,3 @@ def _function(name: str, nodes: list[onnx.NodeProto], opset: int, attributes: li
     imports = [helper.make_opsetid("", opset)]
     return helper.make_function(DOMAIN, name, _INPUTS[name], ["output"], nodes, imports, attributes=attributes)
 
-
-assert layers.select_positions is not None  # importing `layers` defines the operator named above

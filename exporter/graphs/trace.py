@@ -18,14 +18,14 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from ..errors import InputError
 from ..models.component import Component, Port
-from .operators import add_functions, translation_table
+from .operators import add_functions, own_schemas, translation_table
 from .passes import fold_weight_transposes, name_dynamic_dims, name_nodes
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 DEFAULT_OPSET = 20
 # Conv takes bfloat16 from opset 22 only.
 BF16_OPSET = 22
-OPSETS = range(18, 24)
+OPSETS = range(20, 24)
 
 
 def default_opset(precision: str) -> int:
@@ -72,7 +72,7 @@ def trace(component: Component, precision: str, opset: int) -> ir.Model:
         weights |= {name: torch.empty(value.shape) for name, value in component.constants.items()}
         module = _Traced(component, weights).eval()
         inputs = tuple(_example(port, dtype) for port in component.inputs)
-        with _quiet():
+        with _quiet(), own_schemas():
             program = torch.onnx.export(
                 module,
                 inputs,
@@ -98,7 +98,7 @@ def trace(component: Component, precision: str, opset: int) -> ir.Model:
     return model
 
 
-_SIZES = {"batch": 2, "sequence": 3, "past_sequence": 5, "positions": 2}
+_SIZES = {"batch": 2, "sequence": 3, "past_sequence": 7, "positions": 5}
 
 
 def _example(port: Port, dtype: torch.dtype) -> torch.Tensor:
@@ -118,8 +118,7 @@ def _rename_weights(model: ir.Model, names: list[str]) -> set[str]:
     found = set()
     for index, name in enumerate(names):
         value = initializers.get(f"weight_{index}")
-        if value is None:
-            continue
+        assert value is not None, f"the forward pass never reads {name}"
         raw = getattr(value.const_value, "raw", None)
         assert isinstance(raw, FakeTensor), f"{name} has a value while tracing"
         value.const_value = None

@@ -196,8 +196,7 @@ def _ranked(value: onnx.ValueInfoProto) -> bool:
 
 
 def _stand_in_for_memory(model: onnx.ModelProto) -> None:
-    # A memory operator may have no body (plugin lowering), and where the exporter's tracer runs in this process a
-    # registered schema hides the body from inference. Its result is like its second input.
+    # A memory operator may have no body (plugin lowering). Its result is like its second input.
     for node in model.graph.node:
         if node.domain == "memvp" and len(node.input) > 1:
             node.CopyFrom(onnx.helper.make_node("Identity", [node.input[1]], node.output[:1]))

@@ -9,7 +9,7 @@ import onnx.inliner
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from memvp_export.exporter.graphs.operators import add_functions, translation_table
+from memvp_export.exporter.graphs.operators import add_functions, own_schemas, translation_table
 from memvp_export.plugins import reference
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
@@ -155,8 +155,21 @@ def test_an_unknown_activation_is_refused_with_those_that_are_known() -> None:
         one_node("VisualMemoryFFN", memory_arrays(), scale=1.0, activation="tanh")
 
 
-def test_schemas_are_registered_once() -> None:
-    assert translation_table(20).keys() == translation_table(22).keys()
-    schema = onnx.defs.get_schema("VisualMemoryFFN", domain="memvp")
-    assert [port.name for port in schema.inputs] == list(PORTS["VisualMemoryFFN"])
-    assert set(schema.attributes) == {"scale", "activation"}
+def test_schemas_are_there_for_the_trace_alone() -> None:
+    """Where a schema is registered, the checker passes over a function's body."""
+    with own_schemas():
+        schema = onnx.defs.get_schema("VisualMemoryFFN", domain="memvp")
+        assert [port.name for port in schema.inputs] == list(PORTS["VisualMemoryFFN"])
+        assert set(schema.attributes) == {"scale", "activation"}
+        assert translation_table(20).keys() == translation_table(22).keys()
+    assert not onnx.defs.has("VisualMemoryFFN", "memvp")
+
+
+def test_the_checker_sees_a_body_that_cannot_be() -> None:
+    inputs = memory_arrays()
+    model = one_node("VisualMemoryFFN", inputs, scale=1.0, activation="relu")
+    onnx.checker.check_model(model, full_check=True)
+    product = next(node for node in model.functions[0].node if node.op_type == "MatMul")
+    product.input[1] = product.input[0]
+    with pytest.raises(onnx.shape_inference.InferenceError):
+        onnx.checker.check_model(model, full_check=True)

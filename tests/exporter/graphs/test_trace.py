@@ -111,10 +111,19 @@ def test_no_weight_has_a_value_while_tracing() -> None:
     huge = {"keys": Weight((TABLE_ROWS, WIDTH)), "values": Weight((1 << 34, WIDTH))}
 
     def forward(weights: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> tuple[Tensor]:
-        return (inputs["hidden"] + weights["values"][:1] + inputs["visual"].sum(1, True),)
+        rows = weights["keys"][:1] + weights["values"][:1]
+        return (inputs["hidden"] + rows + inputs["visual"].sum(1, True),)
 
     model = trace(component(forward, huge), "fp32", 20)
     assert model.graph.initializers["values"].const_value is None
+
+
+def test_a_weight_that_nothing_reads_is_noticed() -> None:
+    def forward(weights: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> tuple[Tensor]:
+        return (inputs["hidden"] + weights["keys"][:1] + inputs["visual"].sum(1, True),)
+
+    with pytest.raises(AssertionError, match="never reads values"):
+        trace(component(forward, TABLES), "fp32", 20)
 
 
 def test_a_dimension_that_the_forward_pass_fixes_is_noticed() -> None:
