@@ -1,0 +1,83 @@
+"""Training batches: drawn scenes, tokenized questions with their answers, and what each patch shows."""
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import sentencepiece
+import torch
+from torch import Tensor
+
+from ...exporter.models import memvp_llama
+from .model import BOS, EOS, pad_right, preprocess
+from .questions import plural, questions
+from .scenes import COLOURS, GRID, HEIGHT, KINDS, PLACES, WIDTH, Scene, draw, make_scene
+
+SEED = 0
+QUESTIONS = 4  # of each scene
+IGNORED = -100
+
+# What a patch can show, in words: the kind, the colour and the place of the shape whose centre it holds.
+SHOWN: tuple[tuple[tuple[str, ...], ...], ...] = (
+    tuple((kind, plural(kind)) for kind in KINDS),
+    tuple((colour,) for colour in COLOURS),
+    tuple((place,) for place in PLACES),
+)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B scenes with QUESTIONS rows each.
+
+    pixels [B,3,S,S] float32; ids and mask [B*QUESTIONS,T]; where and labels [B*QUESTIONS,K]: the columns that predict
+    the answer and its tokens, IGNORED past the end; patches [3,B,v]: an index into SHOWN plus 1, or 0 for nothing.
+    """
+
+    pixels: Tensor
+    ids: Tensor
+    mask: Tensor
+    where: Tensor
+    labels: Tensor
+    patches: Tensor
+
+
+def make_batch(
+    config: memvp_llama.Config, tokenizer: sentencepiece.SentencePieceProcessor, first: int, count: int
+) -> Batch:
+    """Training scenes first .. first+count-1 and every question each was laid out for."""
+    pixels, patches, rows, asked, answers = [], [], [], [], []
+    for index in range(first, first + count):
+        scene = make_scene("train", SEED, index)
+        pixels.append(preprocess(draw(scene), config.tower.image_size))
+        patches.append(_patches(scene, config.tower.grid))
+        for question in questions(scene, random.Random(f"wording/{SEED}/{index}")):
+            prompt = [BOS, *tokenizer.encode(question.text)]
+            answer = [*tokenizer.encode(question.answer), EOS]
+            rows.append(prompt + answer[:-1])
+            asked.append(len(prompt))
+            answers.append(answer)
+    ids, mask = pad_right(rows)
+    longest = max(map(len, answers))
+    where = torch.tensor(asked)[:, None] - 1 + torch.arange(longest)
+    labels = torch.tensor([answer + [IGNORED] * (longest - len(answer)) for answer in answers])
+    return Batch(
+        pixels=torch.from_numpy(np.stack(pixels)),
+        ids=ids,
+        mask=mask,
+        where=where.clamp(max=ids.shape[1] - 1),
+        labels=labels,
+        patches=torch.from_numpy(np.stack(patches, 1)),
+    )
+
+
+def _patches(scene: Scene, grid: int) -> np.ndarray:
+    shown = np.zeros((len(SHOWN), grid * grid), np.int64)
+    for shape in scene.shapes:
+        patch = _cell(shape.y, HEIGHT, grid) * grid + _cell(shape.x, WIDTH, grid)
+        place = _cell(shape.y, HEIGHT, GRID) * GRID + _cell(shape.x, WIDTH, GRID)
+        shown[:, patch] = 1 + KINDS.index(shape.kind), 1 + list(COLOURS).index(shape.colour), 1 + place
+    return shown
+
+
+def _cell(at: float, length: int, cells: int) -> int:
+    return min(cells - 1, max(0, int(at * cells / length)))
