@@ -8,12 +8,11 @@ from pathlib import Path
 import torch
 
 from ..errors import InputError
-from .huggingface_clip import read_huggingface_tower
+from .huggingface_clip import HEAD_WIDTH, read_huggingface_tower
 from .lazy import LazyTensor
 from .matching import count_numbered, match, some
 from .torch_file import flatten_module, read_torch_file
 
-HEAD_WIDTH = 64
 BLOCKS = "visual.transformer.resblocks."
 # The projection into the space shared with texts is not part of the tower that MemVP uses.
 IGNORED = ("visual.proj",)

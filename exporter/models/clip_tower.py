@@ -7,12 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checkpoints.huggingface_clip import HEAD_WIDTH, NORM_EPS
 from .component import Weight
 from .layers import attention, layer_norm, merge_heads, split_heads
 from .memory import ACTIVATIONS
-
-HEAD_WIDTH = 64
-NORM_EPS = 1e-5
 
 
 @dataclass(frozen=True)
