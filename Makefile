@@ -9,10 +9,10 @@ demo: $(VENV)/.ready
 	$(BIN)/memvp-export demo demo-out --overwrite
 
 test: $(VENV)/.ready lint typecheck
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: $(VENV)/.ready lint typecheck
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

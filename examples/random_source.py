@@ -20,6 +20,11 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 
+def meta_ffn_dim(dim: int, multiple_of: int) -> int:
+    """Meta's rule for the width of LLaMA's FFN: two thirds of 4 d, rounded up."""
+    return -(-int(2 * 4 * dim / 3) // multiple_of) * multiple_of
+
+
 @dataclass(frozen=True)
 class Sizes:
     """Sizes of a source; the defaults are odd on purpose."""
@@ -39,9 +44,8 @@ class Sizes:
 
     @property
     def ffn_dim(self) -> int:
-        """Meta's rule: two thirds of 4 d, rounded up to multiple_of."""
-        hidden = int(2 * 4 * self.dim / 3)
-        return -(-hidden // self.multiple_of) * self.multiple_of
+        """See `meta_ffn_dim`."""
+        return meta_ffn_dim(self.dim, self.multiple_of)
 
 
 PRESETS = {

@@ -1,31 +1,35 @@
-"""How well the committed model answers held-out questions, and how much of that it owes to the image.
+"""How well the exported model answers held-out questions, and how much of that it owes to the image.
 
 python -m memvp_export.examples.shapes.evaluate [MODEL_FOLDER] [QUESTIONS]
 """
 
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from .answer import answer, encode_images
+from ...exporter.bundle import Bundle
+from ...exporter.checkpoints.source import read_source
+from ...exporter.data import Request
+from ...exporter.export import export_onnx
+from ...exporter.pipeline import Pipeline
+from ...exporter.run import open_pipeline
 from .files import MODEL
-from .load import load_model
-from .model import preprocess
 from .questions import TYPES, Question, question
 from .scenes import draw
 
 SEED = 0
 QUESTIONS = 4000
+_BATCH = 64
 
 
 @dataclass(frozen=True)
 class Result:
-    """Questions, and the answers to them with their image, without any, and with the next question's image."""
+    """Questions, and the answers to them with their image, without any, and with another question's image."""
 
     questions: list[Question]
     answers: list[str]
@@ -48,32 +52,41 @@ class Result:
         return float(np.mean([a != b for q, a, b in rows if type_ in (None, q.type)]))
 
 
-def evaluate(folder: Path = MODEL, count: int = QUESTIONS) -> Result:
-    """Answer `count` held-out questions, each about a scene of its own, with the model in `folder`."""
-    config, weights, tokenizer = load_model(folder)
-    drawn = [question("held-out", SEED, index) for index in range(count)]
-    asked = [q for _, q in drawn]
-    texts = [q.text for q in asked]
-    pixels = torch.from_numpy(np.stack([preprocess(draw(scene), config.tower.image_size) for scene, _ in drawn]))
-    memory = encode_images(weights, config, pixels)
-    different = sorted(set(texts))
-    nothing = encode_images(weights, config, torch.zeros(len(different), *pixels.shape[1:]), with_image=False)
-    guesses = dict(zip(different, answer(weights, config, tokenizer, different, nothing), strict=True))
-    return Result(
-        questions=asked,
-        answers=answer(weights, config, tokenizer, texts, memory),
-        without_image=[guesses[text] for text in texts],
+def evaluate(bundle: Bundle, count: int = QUESTIONS) -> Result:
+    """Ask a bundle of the model `count` held-out questions, each about a scene of its own, in ONNX Runtime."""
+    pipeline = open_pipeline(bundle)
+    with tempfile.TemporaryDirectory() as folder:
+        asked, requests = [], []
+        for index in range(count):
+            scene, one = question("held-out", SEED, index)
+            path = Path(folder) / f"{index}.png"
+            draw(scene).save(path, compress_level=1)
+            asked.append(one)
+            requests.append(Request(str(index), one.text, path))
         # By one type's turn, so that each question gets an image that answers it as well as its own.
-        swapped=answer(weights, config, tokenizer, texts, memory.roll(len(TYPES), 0)),
-    )
+        others = requests[len(TYPES) :] + requests[: len(TYPES)]
+        swapped = [replace(r, image=other.image) for r, other in zip(requests, others, strict=True)]
+        texts = {r.text: replace(r, image=None) for r in requests}
+        guesses = dict(zip(texts, _answers(pipeline, list(texts.values())), strict=True))
+        return Result(
+            questions=asked,
+            answers=_answers(pipeline, requests),
+            without_image=[guesses[r.text] for r in requests],
+            swapped=_answers(pipeline, swapped),
+        )
+
+
+def _answers(pipeline: Pipeline, requests: Sequence[Request]) -> list[str]:
+    return [answer.text for answer in pipeline.answer(requests, replace(pipeline.defaults, batch=_BATCH))]
 
 
 def main() -> None:
-    """Print the table."""
+    """Export the model to fp32 in a temporary folder, ask it, and print the table."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else MODEL
     count = int(sys.argv[2]) if len(sys.argv) > 2 else QUESTIONS
-    torch.set_num_threads(2)
-    result = evaluate(folder, count)
+    with tempfile.TemporaryDirectory() as work:
+        bundle = export_onnx(read_source(folder), Path(work) / "bundle", "fp32", golden=False)
+        result = evaluate(bundle, count)
     print(f"{'type':10} {'questions':>9} {'accuracy':>9} {'majority':>9} {'no image':>9} {'changed by a swap':>18}")
     for type_ in TYPES:
         number = sum(q.type == type_ for q in result.questions)

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 import sentencepiece
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ...exporter.models import memvp_llama
-from .model import BOS, EOS, pad_right, preprocess
+from .model import BOS, EOS, pad_right
 from .questions import plural, questions
 from .scenes import COLOURS, GRID, HEIGHT, KINDS, PLACES, WIDTH, Scene, draw, make_scene
 
+MEAN = np.array((0.485, 0.456, 0.406), np.float32)
+STD = np.array((0.229, 0.224, 0.225), np.float32)
 SEED = 0
 QUESTIONS = 4  # of each scene
 IGNORED = -100
@@ -39,6 +42,12 @@ class Batch:
     where: Tensor
     labels: Tensor
     patches: Tensor
+
+
+def preprocess(image: Image.Image, size: int) -> np.ndarray:
+    """The paper's preprocessing (spec 1.6) in float32 steps, as its training computes it; float32 [3,size,size]."""
+    small = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+    return np.transpose((np.asarray(small, np.float32) / 255 - MEAN) / STD, (2, 0, 1))
 
 
 def make_batch(

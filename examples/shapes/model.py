@@ -1,17 +1,14 @@
-"""The sizes of the small model, the paper's preprocessing, and the reference decoder over whole rows."""
+"""The sizes of the small model, and the reference decoder over whole rows."""
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ...exporter.models import memvp_llama
 from ...exporter.models.clip_tower import TowerConfig
+from ..random_source import meta_ffn_dim
 
-MEAN = np.array((0.485, 0.456, 0.406), np.float32)
-STD = np.array((0.229, 0.224, 0.225), np.float32)
 PAD, BOS, EOS = 0, 1, 2
 MULTIPLE_OF = 32
 
@@ -24,7 +21,7 @@ def make_config(vocab: int) -> memvp_llama.Config:
         dim=dim,
         layers=4,
         heads=3,
-        ffn_dim=ffn_dim(dim),
+        ffn_dim=meta_ffn_dim(dim, MULTIPLE_OF),
         vocab=vocab,
         norm_eps=1e-6,
         rope_theta=10000.0,
@@ -35,17 +32,6 @@ def make_config(vocab: int) -> memvp_llama.Config:
         max_sequence=512,
         max_batch=64,
     )
-
-
-def ffn_dim(dim: int) -> int:
-    """Meta's rule: two thirds of 4 d, rounded up to a multiple of MULTIPLE_OF."""
-    return -(-int(2 * 4 * dim / 3) // MULTIPLE_OF) * MULTIPLE_OF
-
-
-def preprocess(image: Image.Image, size: int) -> np.ndarray:
-    """The paper's preprocessing (spec 1.6): squashed to size x size, normalized; float32 [3,size,size]."""
-    small = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
-    return np.transpose((np.asarray(small, np.float32) / 255 - MEAN) / STD, (2, 0, 1))
 
 
 def pad_right(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

@@ -9,8 +9,9 @@ import sentencepiece
 import torch
 from torch import Tensor
 
+from ...exporter.checkpoints.llama_layout import meta_name
 from ...exporter.models import memvp_llama
-from .files import ADAPTER, LLAMA, TOKENIZER, VISION, is_rotated, meta_name
+from .files import ADAPTER, LLAMA, TOKENIZER, VISION, is_llama, is_rotated
 from .initial import LAMBDA_SCALED
 from .model import BOS, EOS, MULTIPLE_OF
 from .questions import corpus
@@ -79,10 +80,9 @@ def _params(config: memvp_llama.Config) -> dict[str, float]:
 def _llama(config: memvp_llama.Config, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     tensors = {}
     for name, weight in weights.items():
-        meta = meta_name(name)
-        if meta:
+        if is_llama(name):
             ordered = _pairs_from_halves(weight, config.heads) if is_rotated(name) else weight
-            tensors[meta] = ordered.half().contiguous()
+            tensors[meta_name(name)] = ordered.half().contiguous()
     return tensors
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from memvp_export import export_onnx, read_source
 from memvp_export.examples import shapes
 from memvp_export.examples.shapes.evaluate import Result, evaluate
 from memvp_export.examples.shapes.files import MODEL
@@ -86,9 +87,10 @@ def test_the_committed_files_are_small() -> None:
 
 
 @pytest.fixture(scope="module")
-def result() -> Result:
-    """All 4,000 held-out questions, answered by the committed model."""
-    return evaluate()
+def result(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """All 4,000 held-out questions, answered by the committed model, exported, in ONNX Runtime."""
+    folder = tmp_path_factory.mktemp("shapes") / "bundle"
+    return evaluate(export_onnx(read_source(MODEL), folder, "fp32", golden=False))
 
 
 def test_the_model_answers_held_out_questions(result: Result) -> None:
