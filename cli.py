@@ -162,12 +162,13 @@ def onnx(
     from .exporter import console, export
     from .exporter.bundle import check_free
     from .exporter.plan import plan_export
+    from .exporter.tables import print_plan
 
     parsed = _read_source(source, flags)
     if dry_run:
         check_free(output, overwrite)
-        plan = plan_export(parsed, precision, opset).to_dict(output)
-        _print_json(plan) if as_json else _print_plan(plan)
+        plan = plan_export(parsed, precision, opset, golden=not no_golden).to_dict(output)
+        _print_json(plan) if as_json else print_plan(plan)
         if not plan["fits"]:
             raise EnvironmentLack(f"{output} would take {console.size(plan['bytes'])}, which the disk has no room for.")
         return _done(f"dry run: nothing was written; {output} would take {console.size(plan['bytes'])}")
@@ -186,15 +187,6 @@ def onnx(
     )
 
 
-def _print_plan(plan: dict[str, Any]) -> None:
-    from .exporter import console
-
-    rows = [(part["name"], part["weights"], console.size(part["bytes"]), part["file"]) for part in plan["components"]]
-    console.table(
-        f"{plan['family']}, {plan['precision']}, opset {plan['opset']}", ("component", "weights", "size", "file"), rows
-    )
-
-
 @cli.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--backend", type=click.Choice(["onnxruntime"]), default="onnxruntime", show_default=True)
@@ -203,6 +195,8 @@ def _print_plan(plan: dict[str, Any]) -> None:
 @click.option("--source", help="model.toml: run the reference anew on the source's tensors.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a page with tables and plots.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write the JSON report to this file.")
+@click.option("--bisect", is_flag=True, help="Name the first module whose results leave the tolerance.")
+@click.option("--dry-run", is_flag=True, help="Say what would be compared.")
 @_AS_JSON
 def check(
     bundle: Path,
@@ -212,12 +206,18 @@ def check(
     source: str | None,
     html: Path | None,
     report: Path | None,
+    bisect: bool,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Prove that a bundle still gives PyTorch's answers; exit code 1 where that was not shown."""
     from .exporter import console
     from .exporter.bundle import Bundle
+    from .exporter.parity.bisect import bisect as run_bisect
+    from .exporter.parity.bisect import lines
     from .exporter.parity.check import check as run_check
+    from .exporter.parity.preview import preview_check
+    from .exporter.tables import print_parity
     from .exporter.whole_file import whole_file
 
     if html:
@@ -226,11 +226,19 @@ def check(
         require_packages()
     opened = Bundle.open(bundle)
     parsed = _read_source(source, {}) if source else None
-    found = run_check(opened, backend, precision, data, parsed, console.progress())
+    if dry_run:
+        plan = preview_check(opened, precision, data, parsed)
+        _print_json(plan) if as_json else click.echo("\n".join(plan["compared"]))
+        return _done(f"dry run: nothing was compared; {len(plan['compared'])} comparisons are planned")
+    progress = console.progress()
+    found = run_check(opened, backend, precision, data, parsed, progress)
+    located = run_bisect(opened, precision, parsed, progress) if bisect else None
     if as_json:
-        _print_json(found.to_dict())
+        _print_json(found.to_dict() | ({"bisect": located.to_dict()} if located else {}))
     else:
-        _print_outputs(found)
+        print_parity(found)
+    if located and not as_json:
+        click.echo("\n".join(lines(located)))
     for note in found.notes:
         click.echo(f"note: {note}", err=True)
     for failure in found.failures:
@@ -244,33 +252,6 @@ def check(
     _done(found.verdict)
     if not found.passed:
         sys.exit(1)
-
-
-def _print_outputs(report: Any) -> None:
-    from .exporter import console
-
-    rows = [
-        (
-            r.component,
-            r.case,
-            r.output,
-            f"{r.distance.relative_l2:.1e}",
-            f"{r.distance.max:.1e}",
-            f"{r.distance.p99:.1e}",
-            f"{r.distance.cosine:.6f}",
-            f"{r.agreement.top1:.4f}" if r.agreement else "",
-            "ok" if r.passed else "FAILED",
-        )
-        for r in report.outputs
-    ]
-    columns = ("component", "case", "output", "rel. L2", "max", "p99", "cosine", "top-1", "")
-    console.table(f"{report.bundle} on {report.backend}, {report.precision}", columns, rows)
-    if report.answers:
-        same = sum(answer.same for answer in report.answers)
-        judged = [answer.correct for answer in report.answers if answer.correct is not None]
-        click.echo(f"greedy answers equal to the reference's: {same} of {len(report.answers)}")
-        if judged:
-            click.echo(f"answers that are right: {sum(judged)} of {len(judged)}")
 
 
 @cli.command()
@@ -345,7 +326,7 @@ def _run_data(path: Path, flags: dict[str, Any]) -> None:
     from .exporter.bundle import Bundle
     from .exporter.data import read_answers
     from .exporter.datasets import open_dataset
-    from .exporter.parity.check import correct
+    from .exporter.judging import correct
     from .exporter.run import run_file
 
     bundle = Bundle.open(path)
@@ -380,10 +361,9 @@ def _run_data(path: Path, flags: dict[str, Any]) -> None:
     right = sum(judged)
     scores = dataset.score(answers) if dataset.score else {}
     if scores and not flags["as_json"]:
-        from .exporter import console
+        from .exporter.tables import print_subsets
 
-        rows = [(name, f"{row.percent:.2f}" if row.total else "", row.total) for name, row in scores.items()]
-        console.table("official accuracy", ("subset", "percent", "questions"), rows)
+        print_subsets(scores)
     if flags["as_json"]:
         _print_json(
             {"output": str(flags["output"]), "answered": count, "judged": len(judged), "right": right}
@@ -437,16 +417,15 @@ def _length(shape: str) -> tuple[str, int]:
 @_AS_JSON
 def doctor(as_json: bool) -> None:
     """Say what this machine can do, by trying it."""
-    from .exporter import console
     from .exporter import doctor as tests
+    from .exporter.tables import print_checks
 
     checks = tests.doctor()
     code = tests.exit_code(checks)
     if as_json:
         _print_json({"checks": [vars(one) for one in checks], "exit_code": code})
     else:
-        rows = [(one.status, one.name, one.detail, one.fix) for one in checks]
-        console.table("doctor", ("status", "what", "found", "fix"), rows)
+        print_checks(checks)
     _done(
         "done: export and ONNX Runtime work here"
         if code == 0
@@ -466,6 +445,7 @@ def demo(folder: Path, overwrite: bool, as_json: bool) -> None:
     _needs("jinja2", "matplotlib", extra="report")
     from .exporter import console
     from .exporter.demo import run_demo
+    from .exporter.tables import print_demo
 
     result = run_demo(folder, overwrite, console.progress())
     blind = result.without_images
@@ -475,10 +455,7 @@ def demo(folder: Path, overwrite: bool, as_json: bool) -> None:
             | {"accuracy": [vars(row) for row in result.accuracy], "without_images": vars(blind)}
         )
     else:
-        rows = [(row.name, row.total, f"{row.share:.1%}", f"{row.majority:.1%}") for row in result.accuracy]
-        columns = ("held-out questions", "asked", "right", "always the commonest answer")
-        console.table("", columns, [*rows, ("without the images", blind.total, f"{blind.share:.1%}", "")])
-    _done(f"done: {result.bundle.root}, page {result.page}")
+        print_demo(result.accuracy, blind)
     _done(result.report.verdict)
     if not result.report.passed:
         sys.exit(1)

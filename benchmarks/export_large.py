@@ -62,8 +62,10 @@ def measure(folder: Path, preset: str) -> dict[str, Any]:
         os.sync()
         seconds, peak, output = tool("onnx", str(source), "-o", str(bundle), "--precision", "fp16", "--json", *extra)
         os.sync()
-        stages = {stage["name"]: stage["seconds"] for stage in json.loads(output)["stages"]}
-        found[name] = {"seconds": seconds, "peak_mib": peak, "stages": stages}
+        told = json.loads(output)
+        stages = {stage["name"]: stage["seconds"] for stage in told["stages"]}
+        # Measuring its stages, the command resets what the system knows of its peak, and keeps count itself.
+        found[name] = {"seconds": seconds, "peak_mib": max(peak, told["peak_mib"]), "stages": stages}
     stages = found["with_golden"]["stages"]
     tracing = sum(value for name, value in stages.items() if name.startswith("trace"))
     found["limit_seconds"] = 2 * found["copy_seconds"] + tracing + stages["golden samples"]

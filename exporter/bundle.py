@@ -5,26 +5,21 @@ and replaces the manifest last, under a lock. Opening checks the manifest and ev
 """
 
 import errno
-import fcntl
-import glob
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .errors import EnvironmentLack, InputError
+from .partial import LOCK, lock, partial_folder, put_in_place, remove_leftovers
 
 FORMAT = "memvp-export bundle"
 SCHEMA = 1
 MANIFEST = "manifest.json"
-LOCK = ".lock"
-_REPLACED = "-old"
 _CHUNK = 8 << 20
 
 
@@ -113,16 +108,65 @@ def _read_manifest(root: Path) -> dict[str, Any]:
             f"{root} is newer than this tool: its manifest has schema {schema}, this tool reads up to {SCHEMA}. "
             "Upgrade memvp-export."
         )
-    if schema != SCHEMA or manifest.get("digest") != _digest(manifest) or not _is_file_list(manifest.get("files")):
+    if schema != SCHEMA or manifest.get("digest") != _digest(manifest):
         raise InputError(f"{root} is edited: {MANIFEST} does not match its own digest. Export the bundle again.")
+    if fault := _fault(manifest, _CONTENT, ""):
+        raise InputError(f"{root} is edited: {fault} in its {MANIFEST}. Export the bundle again.")
     return manifest
 
 
-def _is_file_list(files: object) -> bool:
-    return isinstance(files, dict) and all(
-        isinstance(entry, dict) and isinstance(entry.get("size"), int) and isinstance(entry.get("sha256"), str)
-        for entry in files.values()
-    )
+# What schema 1 says: a type, or several to choose from; a list of one form, or of one for each entry; a dict of the
+# keys that must be there, or {str: form}, whose keys are names. Families and precisions read their own entries further.
+_PORTS = [{"name": str, "dtype": str, "dims": [(int, str)]}]
+_CONTENT: dict[Any, Any] = {
+    "files": {str: {"size": int, "sha256": str}},
+    "family": str,
+    "task": str,
+    "precision": str,
+    "options": dict,
+    "config": dict,
+    "preprocessing": dict,
+    "tokenizer": {"type": str, "file": str},
+    "generation": {"max_new_tokens": int, "max_sequence": int},
+    "labels": (list, None),
+    "memory": (dict, None),
+    "components": {
+        str: {
+            "inputs": _PORTS,
+            "outputs": _PORTS,
+            "ranges": {str: [int, int]},
+            "cache": ({"kind": str, "axis": int, "layers": int}, None),
+            "graphs": {str: {"file": str, "opset": int}},
+        }
+    },
+    "engines": list,
+    "samples": ({"tensors": str, "requests": str, "answers": str}, None),
+    "sources": [{"key": str, "file": str, "size": int, "sha256": str}],
+}
+
+
+def _fault(value: Any, form: Any, where: str) -> str | None:
+    """What is the first that is missing or of the wrong type, None where `value` has the `form`."""
+    if isinstance(form, tuple):
+        faults = [_fault(value, one, where) for one in form]
+        return None if None in faults else faults[0]
+    kind = type(form) if isinstance(form, dict | list) else form
+    # A truth value is an int to Python.
+    good = value is None if kind is None else isinstance(value, kind) and not isinstance(value, bool)
+    if not good or (isinstance(form, list) and len(form) > 1 and len(form) != len(value)):
+        return f"{where} is not what it should be"
+    if isinstance(form, list):
+        parts = [(entry, form[i % len(form)], f"{where}[{i}]") for i, entry in enumerate(value)]
+    elif isinstance(form, dict) and str in form:
+        parts = [(entry, form[str], f"{where}.{name}") for name, entry in value.items()]
+    elif isinstance(form, dict):
+        prefix = f"{where}." if where else ""
+        if missing := [key for key in form if key not in value]:
+            return f"{prefix}{missing[0]} is missing"
+        parts = [(value[key], form[key], prefix + key) for key in form]
+    else:
+        return None
+    return next((fault for part in parts if (fault := _fault(*part))), None)
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:
@@ -174,16 +218,44 @@ class BundleWriter:
 def new_bundle(output: Path, overwrite: bool = False) -> Iterator[BundleWriter]:
     """Make a bundle at `output`: on success it appears there at once and whole, else nothing does.
 
-    Raises InputError where `output` exists (unless overwrite, for a bundle), EnvironmentLack where the folder cannot
-    be written. Leftovers of runs that were killed are removed.
+    Raises InputError where `output` exists (unless overwrite, for a bundle) at the start or the end, EnvironmentLack
+    where the folder cannot be written. Leftovers of runs that were killed are removed.
     """
     target = output.resolve()
-    _remove_leftovers(target)
+    remove_leftovers(target)
     check_free(output, overwrite)
-    with _partial_folder(target) as folder:
-        yield BundleWriter(folder)
-        if not (folder / MANIFEST).is_file():
-            raise AssertionError("a bundle was closed without a manifest")
+    with ExitStack() as stack:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            folder = stack.enter_context(partial_folder(target))
+        except OSError as error:
+            raise EnvironmentLack(f"{target.parent} cannot be written: {error.strerror}.") from error
+        try:
+            yield BundleWriter(folder)
+            if not (folder / MANIFEST).is_file():
+                raise AssertionError("a bundle was closed without a manifest")
+            _publish(folder, output, target, overwrite)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise EnvironmentLack(
+                f"the disk of {target.parent} is full. Make room, or choose another place."
+            ) from error
+
+
+def _publish(folder: Path, output: Path, target: Path, overwrite: bool) -> None:
+    """Give a finished folder its name, unless something took it during the work, such as another export."""
+    taken = f"while this bundle was made, something else was put at {output}: that is kept, this bundle is dropped."
+    try:
+        check_free(output, overwrite)
+    except InputError as error:
+        raise InputError(f"{taken} {error}") from error
+    try:
+        put_in_place(folder, target, replace=overwrite)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise InputError(f"{taken} Choose another name.") from error
+        raise
 
 
 def check_free(output: Path, overwrite: bool = False) -> None:
@@ -206,97 +278,21 @@ def _is_bundle(folder: Path) -> bool:
 
 
 @contextmanager
-def _partial_folder(output: Path) -> Iterator[Path]:
-    """A locked folder `.<name>.partial-*` beside `output`, renamed to it at the end and removed on any failure."""
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
-        lock = (folder / LOCK).open("w")
-    except OSError as error:
-        raise EnvironmentLack(f"{output.parent} cannot be written: {error.strerror}.") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield folder
-        folder.chmod(0o777 & ~_umask())
-        _put_in_place(folder, output)
-    except BaseException as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise EnvironmentLack(
-                f"the disk of {output.parent} is full. Make room, or choose another place."
-            ) from error
-        raise
-    finally:
-        lock.close()
-
-
-def _put_in_place(folder: Path, output: Path) -> None:
-    """Rename a finished folder to `output`. A bundle of that name is moved aside first and deleted last; where this is
-    stopped in between, `_remove_leftovers` brings it back."""
-    old = folder.with_name(folder.name + _REPLACED)
-    if output.exists():
-        output.rename(old)
-    try:
-        folder.rename(output)
-    except BaseException:
-        if old.exists():
-            old.rename(output)
-        raise
-    # Until now the lock said that the folder is in use.
-    (output / LOCK).unlink()
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _remove_leftovers(output: Path) -> None:
-    """Remove partial folders of `output` that no living process holds, after bringing back a bundle that one of them
-    was about to replace."""
-    for folder in output.parent.glob(f".{glob.escape(output.name)}.partial-*"):
-        holder = folder.with_name(folder.name.removesuffix(_REPLACED))
-        try:
-            lock = (holder / LOCK).open("r+")
-        except OSError:
-            # Without a lock it is done with, or empty: between mkdtemp and the lock of another process.
-            lock = None
-        try:
-            if lock is not None:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if folder != holder and not output.exists():
-                folder.rename(output)
-            elif folder.is_dir() and any(folder.iterdir()):
-                shutil.rmtree(folder, ignore_errors=True)
-        except OSError:
-            continue
-        finally:
-            if lock is not None:
-                lock.close()
-
-
-@contextmanager
 def change(root: Path) -> Iterator[tuple[BundleWriter, dict[str, Any]]]:
     """Change a bundle: yields a writer that knows the present files and a copy of the manifest to edit; the caller
     writes new files and the manifest. One process at a time; InputError where another holds it."""
     bundle = Bundle.open(root)
     try:
-        lock = (bundle.root / LOCK).open("w")
+        held = lock(bundle.root / LOCK)
     except OSError as error:
         raise EnvironmentLack(f"{root} cannot be written: {error.strerror}.") from error
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(f"{root} is being changed by another process; try again when it is done.") from error
+    if held is None:
+        raise InputError(f"{root} is being changed by another process; try again when it is done.")
+    # The lock file stays: whoever waits for it would otherwise lock a file that is gone.
+    with held:
         manifest = json.loads(json.dumps(_read_manifest(bundle.root)))
         writer = BundleWriter(bundle.root)
         writer.files = manifest.pop("files")
         for key in ("format", "schema", "digest"):
             manifest.pop(key)
         yield writer, manifest
-        # The lock file stays: whoever waits for it would otherwise lock a file that is gone.
-    finally:
-        lock.close()

@@ -1,7 +1,5 @@
 """Requests from JSONL files, and answers to JSONL files that survive a kill (design section 6)."""
 
-import fcntl
-import glob
 import hashlib
 import json
 import os
@@ -13,6 +11,7 @@ from typing import Any, BinaryIO
 
 from .bundle import sha256_file
 from .errors import EnvironmentLack, InputError
+from .partial import lock, remove_leftovers
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _KEYS = ("id", "text", "image", "image_2", "choices", "answer")
@@ -190,6 +189,16 @@ def _answer(line: bytes) -> Answer:
     return answer
 
 
+def image_states(requests: Iterable[Request]) -> str:
+    """SHA-256, in hex, of path, size and time of change of every image: other images give other answers.
+
+    Their bytes are not read: that would take as long as a good part of the answering.
+    """
+    paths = {image for request in requests for image in (request.image, request.image_2) if image}
+    states = sorted((str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
+    return hashlib.sha256(json.dumps(states).encode()).hexdigest()
+
+
 class AnswerFile:
     """Writes answers, one JSON object a line, so that a run can be killed and run again: a context manager.
 
@@ -225,13 +234,11 @@ class AnswerFile:
         EnvironmentLack where the folder cannot be written."""
         try:
             self.out.parent.mkdir(parents=True, exist_ok=True)
-            self._remove_others()
-            self._file = os.fdopen(os.open(self.partial, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+            remove_leftovers(self.out, keep=self.partial)
+            self._file = lock(self.partial)
         except OSError as error:
             raise EnvironmentLack(f"{self.out.parent} cannot be written: {error.strerror}.") from error
-        # Gone: a run with other settings took it for a leftover just before the lock.
-        if not _lock(self._file) or not self.partial.exists():
-            self._file.close()
+        if self._file is None:
             raise InputError(f"another process is writing {self.out}.")
         self._file.truncate(self._read_done() if self._resume else 0)
         self._file.seek(0, os.SEEK_END)
@@ -247,10 +254,13 @@ class AnswerFile:
             return
         # What did not fit on a full disk is still buffered: the message in flight is the one to keep.
         with suppress(OSError):
-            file.close()
+            file.flush()
+        # While it is locked: without the lock it may be another process's by now.
         with suppress(OSError):
             if self.partial.stat().st_size == 0:
                 self.partial.unlink()
+        with suppress(OSError):
+            file.close()
 
     def pending(self, requests: Iterable[Request]) -> Iterator[Request]:
         """The requests that have no answer yet. Raises InputError at the end where the file holds an answer to
@@ -290,22 +300,6 @@ class AnswerFile:
             self.done.add(answer.id)
             end += len(line)
         return end
-
-    def _remove_others(self) -> None:
-        for path in self.out.parent.glob(f".{glob.escape(self.out.name)}.partial-*"):
-            if path == self.partial or not path.is_file():
-                continue
-            with path.open("r+b") as file:
-                if _lock(file):
-                    path.unlink()
-
-
-def _lock(file: BinaryIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def _run_digest(inputs: Sequence[Path], bundle: str, settings: Mapping[str, Any]) -> str:

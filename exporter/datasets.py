@@ -1,12 +1,16 @@
 """What `--data` may name: a JSONL file of requests, or the official ScienceQA folder."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .data import Answer, Request, read_requests
 from .errors import InputError
 from .scienceqa import Accuracy, ScienceQA
+
+if TYPE_CHECKING:
+    from .pipeline import Settings
 
 Scorer = Callable[[Mapping[str, Answer]], dict[str, Accuracy]]
 
@@ -20,6 +24,11 @@ class Dataset:
     requests: Callable[[], Iterator[Request]]
     score: Scorer | None = None
     single_pass: bool = False
+
+    def settings(self, defaults: "Settings") -> "Settings":
+        """How these requests are answered: as `defaults` says, or by one greedy token where that is the official way
+        (spec 1.6)."""
+        return replace(defaults, max_new_tokens=1, temperature=0.0) if self.single_pass else defaults
 
 
 def open_dataset(path: Path | str, split: str = "test") -> Dataset:

@@ -9,7 +9,7 @@ from .data import Answer, Request, read_requests
 from .export import export_onnx
 from .parity.check import check
 from .parity.page import write_demo_page
-from .parity.page_demo import Accuracy, AnsweredQuestion, accuracies
+from .parity.page_demo import Accuracy, AnsweredQuestion, accuracies, answered_question
 from .parity.report import Report
 from .progress import Progress
 from .run import open_pipeline
@@ -69,7 +69,4 @@ def run_demo(folder: Path, overwrite: bool = False, progress: Progress | None = 
 
 def _answered(questions: list[Request], answers: list[Answer]) -> list[AnsweredQuestion]:
     """The type of a question is its id up to the first dash."""
-    return [
-        AnsweredQuestion(q.text, q.image, str(q.answer), a.text, q.id.split("-")[0])
-        for q, a in zip(questions, answers, strict=True)
-    ]
+    return [answered_question(q, a, q.id.split("-")[0]) for q, a in zip(questions, answers, strict=True)]

@@ -44,7 +44,7 @@ def export_onnx(
     if samples is not None and not golden:
         raise InputError(f"{samples} would make golden samples, which are to be left out: give one or the other.")
     with progress.stage("read the source"):
-        plan = plan_export(source, precision, opset)
+        plan = plan_export(source, precision, opset, golden)
         model, precision, opset = plan.model, plan.precision, plan.opset
         require_room(plan.bytes, Path(output))
     for note in model.notes:

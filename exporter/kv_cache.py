@@ -55,11 +55,6 @@ class KVCache:
             return np.zeros(dims, ml_dtypes.bfloat16)
         return np.zeros(dims, name)
 
-    @property
-    def names(self) -> tuple[list[str], list[str]]:
-        """The names of the decoder's cache inputs, and of the outputs that feed them, in the same order."""
-        return self.past, self.present
-
     def inputs(self) -> Arrays:
         """The past arrays [B,heads,length,head_dim] by input name."""
         return dict(self._arrays)

@@ -11,19 +11,25 @@ from .bundle import Bundle
 from .errors import EnvironmentLack, InputError, MissingPackage
 from .session import Arrays
 
+_MEMINFO = Path("/proc/meminfo")
+# An optimized session holds repacked weights beside the file's own, and float32 copies of float16 ones.
+_OPTIMIZED_SIZE = 3
+_NO_MEMORY = ("failed to allocate memory", "bad_alloc", "bad allocation", "cannot allocate memory", "out of memory")
+
 
 class OnnxSession:
     """Opens each component when it is first run. float32 and float16 graphs; bfloat16 ones ONNX Runtime's CPU refuses.
 
     optimize=False keeps weights mapped from their file instead of repacking them: slower, but a 7B decoder opens in a
-    fraction of its size. providers are ONNX Runtime's names.
+    fraction of its size. None decides for each component by the memory that is available when it is opened. providers
+    are ONNX Runtime's names. Attribute: mapped, the names of the opened components whose weights stay in their file.
     """
 
     def __init__(
         self,
         graphs: Bundle | Mapping[str, Path],
         precision: str | None = None,
-        optimize: bool = True,
+        optimize: bool | None = None,
         providers: tuple[str, ...] = ("CPUExecutionProvider",),
         threads: int = 0,
     ) -> None:
@@ -32,6 +38,7 @@ class OnnxSession:
             graphs = {name: bundle.graph(name, precision) for name in bundle.manifest["components"]}
         self.graphs, self.precision = graphs, precision
         self._optimize, self._providers, self._threads = optimize, providers, threads
+        self.mapped: set[str] = set()
         self._open: dict[str, Any] = {}
         self._lock = threading.Lock()
 
@@ -49,7 +56,12 @@ class OnnxSession:
         try:
             results = session.run(names, feed)
         except Exception as error:
-            raise _explained(error, component) from error
+            if _lacks_memory(error):
+                raise EnvironmentLack(
+                    f"this machine has too little memory to run {component} on {_batch(feed)} rows at once. Give it "
+                    "fewer at a time (--batch), or shorter ones."
+                ) from error
+            raise InputError(f"ONNX Runtime cannot run {component} on these inputs: {_first_line(error)}") from error
         return dict(zip(names, results, strict=True))
 
     def _session(self, component: str) -> Any:
@@ -72,13 +84,34 @@ class OnnxSession:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = self._threads
-        if not self._optimize:
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         path = self.graphs[component]
+        if not (fits_optimized(path) if self._optimize is None else self._optimize):
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+            self.mapped.add(component)
         try:
             return onnxruntime.InferenceSession(str(path), options, providers=list(self._providers))
         except Exception as error:
+            if _lacks_memory(error):
+                raise EnvironmentLack(
+                    f"this machine has too little memory to open {path}. Close other programs, or export the bundle "
+                    "in fp16 where it is fp32."
+                ) from error
             raise InputError(f"ONNX Runtime cannot open {path}: {_first_line(error)}") from error
+
+
+def fits_optimized(graph: Path) -> bool:
+    """Whether the memory that is available now holds a session on `graph` with its optimizations; True where the
+    system does not say how much there is."""
+    data, available = graph.with_name(graph.name + ".data"), _available_memory()
+    return available is None or not data.is_file() or _OPTIMIZED_SIZE * data.stat().st_size <= available
+
+
+def _available_memory() -> int | None:
+    try:
+        lines = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines() if ":" in line)
+        return int(lines["MemAvailable"].split()[0]) << 10
+    except (OSError, KeyError, ValueError):
+        return None
 
 
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
@@ -93,8 +126,13 @@ def _as_type(array: np.ndarray, onnx_type: str, name: str) -> np.ndarray:
     return np.ascontiguousarray(array, wanted)
 
 
-def _explained(error: Exception, component: str) -> InputError:
-    return InputError(f"ONNX Runtime cannot run {component} on these inputs: {_first_line(error)}")
+def _lacks_memory(error: Exception) -> bool:
+    # ONNX Runtime has no class of its own for it.
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY)
+
+
+def _batch(feed: Mapping[str, np.ndarray]) -> int:
+    return max((array.shape[0] for array in feed.values() if array.ndim), default=1)
 
 
 def _first_line(error: Exception) -> str:

@@ -89,14 +89,9 @@ class Pipeline:
 
     @classmethod
     def from_manifest(
-        cls,
-        session: Session,
-        manifest: Mapping[str, Any],
-        root: Path,
-        decoder: Mapping[str, Any] | None = None,
-        precision: str | None = None,
+        cls, session: Session, manifest: Mapping[str, Any], root: Path, precision: str | None = None
     ) -> "Pipeline":
-        """The pipeline of an opened bundle. decoder and precision: those of an engine, where they differ."""
+        """The pipeline of an opened bundle; precision is the session's, where it is not the bundle's own."""
         if manifest["family"] != "memvp-llama":
             raise InputError(
                 f"the bundle is of the family {manifest['family']}; text is generated for memvp-llama only."
@@ -105,7 +100,7 @@ class Pipeline:
             session,
             Tokenizer(root, manifest["tokenizer"]),
             manifest["preprocessing"],
-            decoder or manifest["components"]["decoder"],
+            manifest["components"]["decoder"],
             precision or manifest["precision"],
             Settings(max_new_tokens=manifest["generation"]["max_new_tokens"]),
         )

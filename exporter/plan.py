@@ -10,24 +10,27 @@ from .checkpoints.source import Source
 from .errors import EnvironmentLack
 from .graphs.trace import check_opset, default_opset
 from .models.family import Model, load
+from .parity.golden import golden_bytes
 
-# Beside the weights: graphs, samples and reports.
+# Beside weights and golden samples: graphs, pictures, tokenizer and reports.
 HEADROOM = 64 << 20
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A source that was read, and the settled precision, opset and weight bytes of each component."""
+    """A source that was read, the settled precision and opset, the weight bytes of each component, and the bytes of
+    the golden samples (0 without)."""
 
     model: Model
     precision: str
     opset: int
     sizes: dict[str, int]
+    golden: int
 
     @property
     def bytes(self) -> int:
-        """Bytes of all weights."""
-        return sum(self.sizes.values())
+        """Bytes of all weights and golden samples."""
+        return sum(self.sizes.values()) + self.golden
 
     def to_dict(self, output: Path) -> dict[str, Any]:
         """JSON data for a dry run."""
@@ -47,15 +50,16 @@ class Plan:
                 }
                 for part in self.model.components
             ],
+            "golden_bytes": self.golden,
             "bytes": self.bytes,
             "disk_free": free,
             "fits": self.bytes + HEADROOM <= free,
         }
 
 
-def plan_export(source: Source, precision: str | None = None, opset: int | None = None) -> Plan:
-    """Read the headers of the source's files and settle what was left open. Raises InputError for bad files or an
-    opset that cannot hold the precision."""
+def plan_export(source: Source, precision: str | None = None, opset: int | None = None, golden: bool = True) -> Plan:
+    """Read the headers of the source's files and settle what was left open; golden: with golden samples. Raises
+    InputError for bad files or an opset that cannot hold the precision."""
     model = load(source)
     precision = precision or model.precision
     opset = opset or default_opset(precision)
@@ -65,7 +69,7 @@ def plan_export(source: Source, precision: str | None = None, opset: int | None 
         part.name: sum(math.prod(w.shape) * (4 if w.float32 else narrow) for w in part.weights.values())
         for part in model.components
     }
-    return Plan(model, precision, opset, sizes)
+    return Plan(model, precision, opset, sizes, golden_bytes(model.components) if golden else 0)
 
 
 def require_room(size: int, path: Path) -> None:

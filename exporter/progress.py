@@ -1,7 +1,7 @@
 """Stages of a long command: their time and peak memory, and where the numbers go while they run."""
 
-import resource
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -31,7 +31,7 @@ class Progress:
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:
         """Measure one stage. total is in bytes where the work is counted in them; call the result with increments."""
-        _reset_peak()
+        peak = _PEAKS.begin()
         start = time.perf_counter()
         advance = self.started(name, total)
         try:
@@ -39,7 +39,9 @@ class Progress:
         except BaseException:
             self.failed(name)
             raise
-        stage = Stage(name, time.perf_counter() - start, peak_mib())
+        finally:
+            _PEAKS.end(peak)
+        stage = Stage(name, time.perf_counter() - start, peak.mib)
         self.stages.append(stage)
         self.finished(stage)
 
@@ -58,23 +60,73 @@ class Progress:
 
     @property
     def peak_mib(self) -> float:
-        """The highest peak of all stages, MiB."""
-        return max((stage.peak_mib for stage in self.stages), default=peak_mib())
+        """The peak resident memory of this process so far, MiB: stages, what lies between them, and the imports."""
+        return _PEAKS.process()
 
 
-def peak_mib() -> float:
-    """Peak resident memory of this process since the last reset, in MiB."""
+@dataclass(eq=False)
+class _Stretch:
+    """A stretch of time and the highest resident memory in it, MiB."""
+
+    mib: float = 0.0
+
+
+class _Peaks:
+    """The peaks of nested stretches and of the whole process, although the kernel keeps one mark that a reset clears:
+    what it says is noted for all that is running before every reset. ru_maxrss knows nothing of that."""
+
+    def __init__(self) -> None:
+        self._whole = _Stretch()
+        self._running = [self._whole]
+        self._lock = threading.Lock()
+
+    def begin(self) -> _Stretch:
+        """A new stretch, which knows nothing of what was before it."""
+        with self._lock:
+            self._note()
+            _reset_kernel_peak()
+            stretch = _Stretch()
+            self._running.append(stretch)
+        return stretch
+
+    def end(self, stretch: _Stretch) -> None:
+        """The stretch has its peak from now on."""
+        with self._lock:
+            self._note()
+            self._running.remove(stretch)
+
+    def process(self) -> float:
+        """The peak since the process began."""
+        with self._lock:
+            self._note()
+        return self._whole.mib
+
+    def _note(self) -> None:
+        peak = _kernel_peak_mib()
+        for stretch in self._running:
+            stretch.mib = max(stretch.mib, peak)
+
+
+_PEAKS = _Peaks()
+
+
+def _kernel_peak_mib() -> float:
+    """The peak resident memory of this process since the last reset, MiB; 0 where the system does not say."""
     try:
         for line in _STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) / 1024
     except OSError:
         pass
+    try:
+        import resource
+    except ImportError:
+        return 0.0
     scale = 1 << 20 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
 
 
-def _reset_peak() -> None:
+def _reset_kernel_peak() -> None:
     # Where the kernel has no reset, a stage reports the peak so far.
     with suppress(OSError):
         _CLEAR.write_text("5")

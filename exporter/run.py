@@ -1,14 +1,13 @@
 """Answers from a bundle: one, a file of them, or raw tensors through one component."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.lib.npyio import NpzFile
 
 from .bundle import Bundle
-from .data import LETTERS, Answer, AnswerFile, Request
+from .data import LETTERS, Answer, AnswerFile, Request, image_states
 from .datasets import open_dataset
 from .errors import EnvironmentLack, InputError
 from .onnx_session import OnnxSession
@@ -72,15 +71,20 @@ def run_file(
 ) -> int:
     """Answer every request of `data` (see `open_dataset`) into `output`; returns how many were answered now.
 
-    A run that was killed goes on where it was, unless resume is False. answered is told of every batch.
+    A run that was killed goes on where it was, unless resume is False; one that was finished is answered again.
+    Another bundle, precision, backend, data file, image (by path, size and time of change) or setting starts anew.
+    answered is told of every batch.
     """
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     pipeline = open_pipeline(bundle, backend, precision)
     dataset = open_dataset(data)
-    settings = settings or pipeline.defaults
-    if dataset.single_pass:
-        settings = replace(settings, max_new_tokens=1, temperature=0.0)
-    identity = {**settings.digest_data(), "precision": precision, "backend": backend}
+    settings = dataset.settings(settings or pipeline.defaults)
+    identity = {
+        **settings.digest_data(),
+        "precision": precision or bundle.manifest["precision"],
+        "backend": backend,
+        "images": image_states(dataset.requests()),
+    }
     with AnswerFile(output, dataset.files, bundle.manifest["digest"], identity, resume) as file:
         count = 0
         pending: list[Request] = []

@@ -8,7 +8,8 @@ from ..errors import EnvironmentLack, InputError, MissingPackage
 
 PREFIX = "hf:"
 SYNTAX = "hf:owner/name@revision[:path]"
-PATTERNS = ["*.safetensors", "*.json", "*.pth", "*.model", "*.pt"]
+SAFETENSORS = ["*.safetensors", "*.json", "*.model"]
+TORCH_FILES = ["*.pth", "*.pt"]
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ def resolve(reference: str, relative_to: Path) -> Path:
     """The local path of a reference; paths are relative to the folder `relative_to`.
 
     An `hf:` reference is downloaded into the Hugging Face cache (HF_HOME), or only looked up there with
-    HF_HUB_OFFLINE=1. InputError for a path, repository, revision or file that does not exist; EnvironmentLack where the
-    hub cannot be reached or asks for a login.
+    HF_HUB_OFFLINE=1; of a folder with safetensors, PyTorch's files are left out. InputError for a path, repository,
+    revision or file that does not exist; EnvironmentLack where the hub cannot be reached or asks for a login.
     """
     hub = parse_reference(reference)
     if hub:
@@ -58,8 +59,12 @@ def _download(hub: HubReference, reference: str) -> Path:
     try:
         if hub.path and not hub.path.endswith("/"):
             return Path(hf_hub_download(hub.repository, hub.path, revision=hub.revision))
-        patterns = [hub.path + pattern for pattern in PATTERNS]
-        path = Path(snapshot_download(hub.repository, revision=hub.revision, allow_patterns=patterns)) / hub.path
+        # Many repositories hold one model in both formats: PyTorch's files are fetched where there is nothing else.
+        for patterns in (SAFETENSORS, TORCH_FILES):
+            wanted = [hub.path + pattern for pattern in patterns]
+            path = Path(snapshot_download(hub.repository, revision=hub.revision, allow_patterns=wanted)) / hub.path
+            if any(path.glob("*.safetensors")):
+                break
     except errors.LocalEntryNotFoundError:
         raise EnvironmentLack(
             f"{reference} is not in the local Hugging Face cache, and the hub cannot be reached. Go online (and unset "

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .json_file import integer, number, read_json
+from .json_file import integer, number, read_object
 from .lazy import LazyTensor, concatenated
 from .matching import count_numbered, match
 from .safetensors_folder import read_safetensors_folder
@@ -40,7 +40,7 @@ def read_huggingface_tower(folder: Path) -> tuple[dict[str, LazyTensor], list[Pa
     InputError for another family, another activation than QuickGELU, other norms, and tensors that do not fit.
     """
     path = folder / "config.json"
-    config = _vision_config(read_json(path), path)
+    config = _vision_config(read_object(path), path)
     found, files = read_safetensors_folder(folder)
     found = {name.removeprefix(PREFIX): tensor for name, tensor in found.items()}
     layers = count_numbered(found, LAYERS)

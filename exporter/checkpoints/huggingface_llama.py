@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .json_file import integer, number, read_json
+from .json_file import integer, number, read_object
 from .llama_layout import EMBEDDING, GATE, HEAD, LlamaCheckpoint, check_claims, check_heads, measured, shapes
 from .matching import match
 from .safetensors_folder import read_safetensors_folder
@@ -22,7 +22,7 @@ def read_huggingface_llama(folder: Path) -> LlamaCheckpoint:
     that do not fit the config.
     """
     path = folder / "config.json"
-    config = read_json(path)
+    config = read_object(path)
     _check_family(config, path)
     heads = integer(config, "num_attention_heads", path)
     groups = integer(config, "num_key_value_heads", path, heads)

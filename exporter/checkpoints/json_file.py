@@ -1,25 +1,20 @@
 """JSON files that lie beside weights: configs and indexes, read with messages instead of tracebacks."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from ..data import read_json
 from ..errors import InputError
 
 LARGEST = 64 << 20
 REQUIRED: Any = object()
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file. InputError where there is none: missing, too large, not JSON, not an object."""
-    if not path.is_file():
-        raise InputError(f"{path} is missing.")
-    if path.stat().st_size > LARGEST:
+    if path.is_file() and path.stat().st_size > LARGEST:
         raise InputError(f"{path} is larger than {LARGEST >> 20} MiB: that is no config or index file.")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON: {error}. Download or copy it again.") from None
+    data = read_json(path)
     if not isinstance(data, dict):
         raise InputError(f"{path} holds a JSON {type(data).__name__}, expected an object {{...}}.")
     return data

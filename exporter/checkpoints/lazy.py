@@ -1,5 +1,6 @@
 """Tensors that stay in their file until they are asked for."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,20 +61,28 @@ def concatenated(parts: Sequence[LazyTensor], dim: int) -> LazyTensor:
 
 
 def read_values(path: Path, start: int, count: int, dtype: torch.dtype) -> Tensor:
-    """`count` values from byte `start` of a file, as a new tensor [count]; InputError where the file is shorter.
+    """`count` values from byte `start` of a file, as a new tensor [count]; InputError where the file is shorter, which
+    is known before anything of that size is allocated.
 
     Not mapped: the pages of a mapped file count as memory of this process.
     """
-    values = torch.empty(count, dtype=dtype)
-    rest = memoryview(values.view(torch.uint8).numpy().data)
+    end = start + count * dtype.itemsize
+    short = InputError(
+        f"{path} is cut short or became shorter while it was read: {end:,} bytes are needed. Do not change it while "
+        "it is used, or copy it again."
+    )
     try:
         with path.open("rb", buffering=0) as file:
+            if os.fstat(file.fileno()).st_size < end:
+                raise short
+            values = torch.empty(count, dtype=dtype)
+            rest = memoryview(values.view(torch.uint8).numpy().data)
             file.seek(start)
             # A read returns at most 2 GiB.
             while rest:
                 size = file.readinto(rest)
                 if not size:
-                    raise InputError(f"{path} became shorter while it was read. Do not change it during an export.")
+                    raise short
                 rest = rest[size:]
     except OSError as error:
         raise InputError(f"{path} cannot be read any more: {error}") from None

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import InputError
 from .lazy import LazyTensor
-from .matching import count_numbered, match, some
+from .matching import match, some
 from .torch_file import flatten_module, read_torch_file
 from .unpickler import Inert
 
@@ -38,11 +38,11 @@ class MemvpAdapter:
     files: list[Path]
 
 
-def read_memvp_adapter(path: Path, blocks: int | None = None) -> MemvpAdapter:
+def read_memvp_adapter(path: Path, blocks: int) -> MemvpAdapter:
     """Reads checkpoint-N.pth ({'model': ...}) or the state dict alone, with or without DDP's `module.` prefix.
 
-    blocks are those of the tower; without it, those that have an adapter in the file. The last one never runs: its
-    adapter may be there and is left out. InputError names all tensors that do not fit.
+    blocks are those of the tower. The last one never runs: its adapter may be there and is left out. InputError names
+    all tensors that do not fit.
     """
     content = read_torch_file(path)
     state = content.get("model", content) if isinstance(content, dict) else content
@@ -54,10 +54,8 @@ def read_memvp_adapter(path: Path, blocks: int | None = None) -> MemvpAdapter:
         )
     *_, rows, dim = _shape(found, "adapter_emb1", (3, 2), path)
     narrow, width = _shape(found, "adapter_proj.fc1.weight", (2,), path)
-    if blocks is None:
-        blocks = count_numbered(found, BLOCKS)
     first = f"{BLOCKS}0.adapter_mlp.fc1.weight"
-    if first not in found or blocks < 2:
+    if first not in found:
         raise InputError(f"{path} lacks the adapters of the CLIP tower, such as {first}.")
     adapter_dim, _ = _shape(found, first, (2,), path)
 

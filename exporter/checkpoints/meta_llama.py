@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..errors import InputError
-from .json_file import integer, number, read_json
+from .json_file import integer, number, read_object
 from .lazy import LazyTensor, concatenated
 from .llama_layout import (
     EMBEDDING,
@@ -45,7 +45,7 @@ def read_meta_llama(folder: Path) -> LlamaCheckpoint:
     InputError for missing shards, grouped-query attention, another rotary base, and tensors that do not fit.
     """
     config = folder / "params.json"
-    params = read_json(config)
+    params = read_object(config)
     dim, heads = integer(params, "dim", config), integer(params, "n_heads", config)
     groups = integer(params, "n_kv_heads", config, heads)
     if groups != heads:

@@ -33,7 +33,7 @@ FAMILIES: dict[str, Family] = {
             "adapter_scale": Option(0.1, 0.0, 1e3),
             "visual_scale": Option(0.01, 0.0, 1e3),
             "clip_adapter_scale": Option(0.1, 0.0, 1e3),
-            "max_sequence": Option(512, 2, 1 << 17),
+            "max_sequence": Option(512, 8, 1 << 17),
             "max_batch": Option(64, 1, 1 << 12),
             "max_new_tokens": Option(1, 1, 1 << 17),
             "text_prefix": Option(""),

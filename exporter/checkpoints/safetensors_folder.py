@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, MissingPackage
-from .json_file import read_json
+from .json_file import read_object
 from .lazy import LazyTensor
 from .matching import some
 
@@ -82,7 +82,7 @@ def _load(path: Path, name: str) -> Tensor:
 
 
 def _read_shards(folder: Path, index: Path) -> tuple[dict[str, LazyTensor], list[Path]]:
-    shard_of = read_json(index).get("weight_map")
+    shard_of = read_object(index).get("weight_map")
     if not isinstance(shard_of, dict) or not all(isinstance(name, str) for name in shard_of.values()):
         raise InputError(f"{index} has no weight_map from tensors to files. Download it again.")
     names = sorted(set(shard_of.values()))

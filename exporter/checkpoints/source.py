@@ -1,5 +1,6 @@
 """The source of an export: family, task, files and options, from a model.toml or from flags (design section 4)."""
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -73,8 +74,8 @@ def _source(
         problems.append(f"{name} has no task {task!r} (known: {', '.join(family.tasks)})")
     values, wrong = checked_options(options, family.options or {})
     problems += wrong
-    if not wrong and values.get("max_new_tokens", 0) > values.get("max_sequence", 0):
-        problems.append("option max_new_tokens is larger than max_sequence")
+    if not wrong and values.get("max_new_tokens", 0) >= values.get("max_sequence", math.inf):
+        problems.append("option max_new_tokens is larger than max_sequence - 1: the prompt needs a token of it too")
 
     folder = where.parent if where else Path()
     problems += unknown("file", files, family.files)

@@ -34,7 +34,11 @@ def stored_weights(graph: Path, component: Component) -> dict[str, LazyTensor]:
 
 def _lazy(tensor: onnx.TensorProto, shape: tuple[int, ...], graph: Path) -> LazyTensor:
     info = external_data_helper.ExternalDataInfo(tensor)
-    dtype, stored = _TORCH_DTYPES[tensor.data_type], tuple(tensor.dims)
+    dtype, stored = _TORCH_DTYPES.get(tensor.data_type), tuple(tensor.dims)
+    if dtype is None:
+        raise InputError(
+            f"{graph}: {tensor.name} is of the ONNX type {tensor.data_type}; weights are fp32, fp16 or bf16."
+        )
     path = graph.with_name(graph.name + ".data")
     if info.location != path.name:
         raise InputError(f"{graph}: {tensor.name} is said to lie in {info.location!r}, not in {path.name}.")

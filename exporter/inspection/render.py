@@ -49,17 +49,11 @@ def _print_graph(title: str, graph: Mapping[str, Any]) -> None:
         ("opset", opsets),
         ("weights", f"{weights['count']} tensors, {weights['parameters']:,} parameters: {kinds}"),
         ("nodes", f"{graph['nodes']['count']}"),
-        (f"MACs ({setting})", f"{cost['macs'] / 1e9:.3f} G"),
+        (f"MACs, FLOPs ({setting})", _cost(cost)),
     ]
     if cost["memory"]:
         memory = cost["memory"]
-        facts.append(
-            (
-                "added by the memory",
-                f"{memory['macs'] / 1e9:.3f} G, {memory['percent']:.2f} % (tables {memory['table_percent']:.2f} %, "
-                f"visual rows {memory['visual_percent']:.2f} %)",
-            )
-        )
+        facts.append(("added by the memory", _cost(memory) + _shares(memory)))
     if cost["uncounted"]:
         facts.append(("not counted", ", ".join(map(str, cost["uncounted"]))))
     table(title, ("graph", ""), facts)
@@ -71,6 +65,18 @@ def _print_graph(title: str, graph: Mapping[str, Any]) -> None:
     if graph["float32_islands"]:
         rows = [(island["reason"], island["nodes"], island["why"]) for island in graph["float32_islands"]]
         table("", ("stays float32", "nodes", "why"), rows)
+
+
+def _cost(cost: Mapping[str, Any]) -> str:
+    return f"{cost['macs'] / 1e9:.3f} GMACs, {cost['flops'] / 1e9:.3f} GFLOPs"
+
+
+def _shares(memory: Mapping[str, Any]) -> str:
+    """What the memory adds in percent of the host, where the graph has one."""
+    if memory["percent"] is None:
+        return ""
+    tables, visual = memory["table_percent"], memory["visual_percent"]
+    return f", {memory['percent']:.2f} % (tables {tables:.2f} %, visual rows {visual:.2f} %)"
 
 
 def _print_operators(graph: Mapping[str, Any]) -> None:

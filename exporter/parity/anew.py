@@ -1,16 +1,17 @@
 """The PyTorch reference run again at check time: on the source, or on the bundle's own weights."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from ..bundle import Bundle
+from ..bundle import Bundle, sha256_file
 from ..checkpoints.lazy import LazyTensor
 from ..checkpoints.source import Source
 from ..errors import InputError
 from ..graphs.stored import stored_weights
 from ..models.component import Component
-from ..models.family import components_of, load
+from ..models.family import Model, components_of, load
 from ..models.reference import TorchReference
 from ..session import Arrays, Session
 from .golden import Case, complete
@@ -20,7 +21,10 @@ _SHAPES = ((1, 1), (8, 5), (2, 192))
 
 
 def reference_of(bundle: Bundle, source: Source | None) -> tuple[TorchReference, tuple[Component, ...]]:
-    """The reference of a bundle: on `source`, which must be what the bundle was made from, or on its own weights."""
+    """The reference of a bundle: on `source`, which must be what the bundle was made from, or on its own weights.
+
+    Raises InputError where the source's config, preprocessing or tokenizer is another one: pixels and ids would differ
+    before any graph runs."""
     components = components_of(bundle.manifest["family"], bundle.manifest["config"])
     if source is None:
         tensors: dict[str, LazyTensor] = {}
@@ -28,9 +32,33 @@ def reference_of(bundle: Bundle, source: Source | None) -> tuple[TorchReference,
             tensors |= stored_weights(bundle.graph(component.name), component)
         return TorchReference(components, tensors), components
     model = load(source)
-    if model.family != bundle.manifest["family"] or model.config.to_dict() != bundle.manifest["config"]:
-        raise InputError(f"{bundle.root} was not made from this source: their configs differ.")
+    if differing := _differing(model, bundle):
+        raise InputError(f"{bundle.root} was not made from this source: they differ in {', '.join(differing)}.")
     return TorchReference(components, model.weights), components
+
+
+def _differing(model: Model, bundle: Bundle) -> list[str]:
+    manifest = bundle.manifest
+    tokenizer = dict(manifest["tokenizer"])
+    stored = bundle.path(tokenizer.pop("file"))
+    pairs: dict[str, tuple[Any, Any]] = {
+        "family": (model.family, manifest["family"]),
+        "config": (model.config.to_dict(), manifest["config"]),
+        "preprocessing": (dict(model.preprocessing), manifest["preprocessing"]),
+        "tokenizer": (dict(model.tokenizer), tokenizer),
+        "the tokenizer's file": (sha256_file(model.tokenizer_file), sha256_file(stored)),
+    }
+    return [name for name, (given, own) in pairs.items() if given != own]
+
+
+def other_files(
+    bundle: Bundle, source: Source, advance: Callable[[int], None] = lambda size: None
+) -> tuple[list[str], int]:
+    """The names of the source's files that are, by their SHA-256, not among those the bundle was made from; and how
+    many files the source has. advance is told the bytes read."""
+    own = {(entry["key"], entry["sha256"]) for entry in bundle.manifest["sources"]}
+    files = [(key, path) for key, paths in load(source).files.items() for path in paths]
+    return [path.name for key, path in files if (key, sha256_file(path, advance)) not in own], len(files)
 
 
 def rerun(reference: Session, case: Case) -> Case:

@@ -8,27 +8,27 @@ import platform
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import metadata
-from itertools import chain
 from pathlib import Path
 
 from ..bundle import Bundle
 from ..checkpoints.source import Source
-from ..data import Answer, Request
-from ..datasets import open_dataset
-from ..errors import InputError, MissingPackage, VerdictError
+from ..datasets import Dataset, open_dataset
+from ..errors import InputError, MissingPackage
 from ..onnx_session import OnnxSession
-from ..pipeline import Pipeline
 from ..progress import Progress
 from ..session import Session
+from .answering import compare_answers, compare_data, pipeline_of
+from .batches import InBatches, limits_in
+from .compare import compare_output
 from .effect import image_effect
 from .golden import Case
-from .half import too_large, true_half
-from .metrics import INCOMPARABLE, distance, top1_agreement
-from .replay import Pair, replay
-from .report import AnswerResult, OutputResult, Report
-from .samples import read_cases, read_samples
+from .half import true_half
+from .replay import replay
+from .report import Report
+from .samples import read_cases, read_margins, read_samples
 from .thresholds import THRESHOLDS
 from .twin import float32_twin
+from .verdict import judge
 
 GOLDEN = "the golden samples recorded from the source"
 SOURCE = "the source, run anew in PyTorch"
@@ -46,43 +46,52 @@ def check(
 ) -> Report:
     """Compare a bundle with its reference and return what was found; nothing is raised for a failed comparison.
 
-    precision names one of the bundle's graphs (default: the bundle's own). data is a JSONL file of requests, answered
-    by the bundle and by the reference. source is read again and run; without it the golden samples are the reference,
-    and without those PyTorch on the bundle's own weights. Raises InputError for a damaged bundle or bad data.
+    precision names one of the bundle's graphs (default: the bundle's own). data is a JSONL file of requests or a
+    ScienceQA folder, run through the bundle and the reference, from pixels and text to logits and answers. source is
+    read again and run; without it the golden samples are the reference, and without those PyTorch on the bundle's own
+    weights. Raises InputError for a damaged bundle, bad data, or a backend or precision that is not known.
     """
     if backend not in BACKENDS:
         raise InputError(f"backend {backend!r} cannot be checked by this version; it knows {', '.join(BACKENDS)}")
     progress = progress or Progress()
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    requests = list(open_dataset(data).requests()) if data is not None else []
-    if data is not None and not requests:
+    precision = precision or bundle.manifest["precision"]
+    if precision not in THRESHOLDS:
+        raise InputError(f"precision {precision!r} cannot be checked; this version knows {', '.join(THRESHOLDS)}")
+    dataset = open_dataset(data) if data is not None else None
+    # All of it, so that what is wrong with it is known before the long work.
+    if dataset is not None and not sum(1 for _ in dataset.requests()):
         raise InputError(f"{data} holds no request.")
     with progress.stage("verify digests", bundle.size) as advance:
         bundle.verify(advance)
-    precision = precision or bundle.manifest["precision"]
-    report = Report(str(bundle.root), bundle.manifest["family"], backend, precision, THRESHOLDS[precision])
+    components = list(bundle.manifest["components"])
+    report = Report(str(bundle.root), bundle.manifest["family"], backend, precision, THRESHOLDS[precision], components)
     report.environment = _environment()
     with _tested_session(bundle, report, progress) as session:
         cases = read_cases(bundle)
         with progress.stage("golden samples"):
             _compare_cases(report, session, cases, bundle, GOLDEN)
-            _compare_answers(report, session, bundle, read_samples(bundle), GOLDEN)
+            _compare_golden_answers(report, session, bundle)
         if report.precision == "fp16":
             with progress.stage("true half arithmetic"):
                 _check_true_half(report, bundle, cases)
-        if source is not None or requests or not cases:
+        if source is not None:
+            _note_other_files(report, bundle, source, progress)
+        if source is not None or dataset is not None or not cases:
             with progress.stage("reference in PyTorch"):
-                _check_against_reference(report, session, bundle, source, requests)
+                _check_against_reference(report, session, bundle, source, dataset)
         report.image_effect = image_effect(session, cases)
-    _judge(report)
+    judge(report)
     report.stages = [vars(stage) for stage in progress.stages]
     return report
 
 
 @contextmanager
 def _tested_session(bundle: Bundle, report: Report, progress: Progress) -> Iterator[Session]:
+    """What is judged, in calls of no more rows than the graphs are for."""
+    limits = limits_in(bundle.manifest)
     if report.precision != "bf16":
-        yield OnnxSession(bundle, report.precision)
+        yield InBatches(OnnxSession(bundle, report.precision), limits)
         return
     report.notes.append(
         "bf16 numerics not run: ONNX Runtime's CPU has no bfloat16. The graph was compared with its float32 twin node "
@@ -90,116 +99,59 @@ def _tested_session(bundle: Bundle, report: Report, progress: Progress) -> Itera
     )
     with ExitStack() as stack:
         with progress.stage("float32 twin of the bf16 graphs"):
-            session, differences = stack.enter_context(float32_twin(bundle))
+            session, differences = stack.enter_context(float32_twin(bundle, progress))
         report.failures += differences
-        yield session
+        yield InBatches(session, limits)
 
 
 def _compare_cases(report: Report, session: Session, cases: Sequence[Case], bundle: Bundle, reference: str) -> None:
     for case in cases:
         for pair in replay(session, case, bundle.manifest["components"][case.component]):
-            report.outputs.append(_result(report, pair, reference))
+            report.outputs.append(compare_output(pair, reference, report.threshold))
+
+
+def _compare_golden_answers(report: Report, session: Session, bundle: Bundle) -> None:
+    samples, margins = read_samples(bundle), read_margins(bundle)
+    if samples:
+        requests, expected = zip(*samples, strict=True)
+        leads = [margins[request.id] for request in requests]
+        compare_answers(report, pipeline_of(session, bundle, report.precision), requests, expected, leads, GOLDEN)
 
 
 def _check_true_half(report: Report, bundle: Bundle, cases: Sequence[Case]) -> None:
-    if too_large(bundle):
-        report.notes.append("true half arithmetic not run: the weights are too large for the reference evaluator")
-        return
-    report.outputs += [_result(report, pair, GOLDEN) for pair in true_half(bundle, cases)]
-
-
-def _result(report: Report, pair: Pair, reference: str) -> OutputResult:
-    limit, shape = report.threshold, tuple(pair.expected.shape)
-    given = (reference, pair.component, pair.case, pair.output, shape)
-    if pair.actual.shape != shape:
-        return OutputResult(*given, INCOMPARABLE, None, False, f"shape {list(pair.actual.shape)}, not {list(shape)}")
-    found = distance(pair.actual, pair.expected)
-    agreement = top1_agreement(pair.actual, pair.expected, limit.margin) if pair.output == "logits" else None
-    passed = found.relative_l2 <= limit.relative_l2 and found.cosine >= limit.cosine
-    if agreement is not None:
-        passed = passed and agreement.decisive_top1 >= limit.decisive_top1
-    return OutputResult(*given, found, agreement, passed, "" if found.finite else "not finite")
-
-
-def _compare_answers(
-    report: Report, session: Session, bundle: Bundle, samples: Sequence[tuple[Request, Answer]], reference: str
-) -> None:
-    if not samples:
-        return
-    pipeline = Pipeline.from_manifest(session, bundle.manifest, bundle.root, precision=_pipeline_precision(report))
-    try:
-        answers = pipeline.answer([request for request, _ in samples])
-    except VerdictError:
-        report.failures.append("there are no answers from pixels and text: the decoder's logits are not finite")
-        return
-    for (request, expected), answer in zip(samples, answers, strict=True):
-        report.answers.append(_answer_result(request, expected, answer, reference))
-
-
-def _answer_result(request: Request, expected: Answer, answer: Answer, reference: str) -> AnswerResult:
-    return AnswerResult(
-        reference,
-        request.id,
-        request.text,
-        str(request.image) if request.image else None,
-        answer.text,
-        expected.text,
-        list(answer.ids),
-        list(expected.ids),
-        answer.ids == expected.ids,
-        correct(request, answer),
-    )
-
-
-def correct(request: Request, answer: Answer) -> bool | None:
-    """Whether an answer is one of those the request accepts; None where it names none."""
-    if request.answer is None:
-        return None
-    if isinstance(request.answer, int):
-        return answer.choice == request.answer
-    accepted = (request.answer,) if isinstance(request.answer, str) else request.answer
-    return answer.text.strip().lower() in {text.strip().lower() for text in accepted}
-
-
-def _pipeline_precision(report: Report) -> str:
-    """A bf16 bundle is run as its float32 twin."""
-    return "fp32" if report.precision == "bf16" else report.precision
+    pairs, not_run = true_half(bundle, cases)
+    report.outputs += [compare_output(pair, GOLDEN, report.threshold) for pair in pairs]
+    report.notes += not_run
 
 
 def _check_against_reference(
-    report: Report, session: Session, bundle: Bundle, source: Source | None, requests: Sequence[Request]
+    report: Report, session: Session, bundle: Bundle, source: Source | None, dataset: Dataset | None
 ) -> None:
     try:
         from .anew import random_cases, reference_of, rerun
     except ImportError as error:
         raise MissingPackage("torch", "export") from error
-    reference, components = reference_of(bundle, source)
+
+    model, components = reference_of(bundle, source)
+    reference = InBatches(model, limits_in(bundle.manifest))
     kind = SOURCE if source is not None else GRAPH_ONLY
     cases = [rerun(reference, case) for case in read_cases(bundle)] if source is not None else []
     _compare_cases(report, session, [*cases, *random_cases(reference, components)], bundle, kind)
-    if not requests:
-        return
-    pipeline = Pipeline.from_manifest(reference, bundle.manifest, bundle.root, precision="fp32")
-    answers = chain.from_iterable(pipeline.batches(requests))
-    _compare_answers(report, session, bundle, list(zip(requests, answers, strict=True)), kind)
+    if dataset is not None:
+        compare_data(report, session, reference, components, bundle, dataset, kind)
 
 
-def _judge(report: Report) -> None:
-    for result in report.outputs:
-        if not result.passed:
-            found = result.distance
-            reason = result.problem or f"relative L2 {found.relative_l2:.2e}, cosine {found.cosine:.6f}"
-            report.failures.append(f"{result.component} {result.output} ({result.case}): {reason}")
-    parted = [result for result in report.answers if not result.same]
-    if parted:
-        text = f"{len(parted)} of {len(report.answers)} greedy answers differ from the reference ({parted[0].id}: "
-        text += f"{parted[0].answer!r} instead of {parted[0].expected!r})"
-        # In half precision a near tie between two tokens may fall either way; decisive positions are judged above.
-        (report.failures if report.precision == "fp32" else report.notes).append(text)
-    if report.image_effect is not None and report.image_effect < 10 * report.threshold.relative_l2:
+def _note_other_files(report: Report, bundle: Bundle, source: Source, progress: Progress) -> None:
+    try:
+        from .anew import other_files
+    except ImportError as error:
+        raise MissingPackage("torch", "export") from error
+    with progress.stage("hash the source", sum(entry["size"] for entry in bundle.manifest["sources"])) as advance:
+        others, count = other_files(bundle, source, advance)
+    if others:
         report.notes.append(
-            f"taking the image away moves the logits by {report.image_effect:.1e} only: this comparison could hardly "
-            "see a fault in the visual memory"
+            f"{len(others)} of {count} files of the source are not, byte for byte, those the bundle was made from: "
+            f"{', '.join(others)}"
         )
 
 

@@ -2,17 +2,20 @@
 
 Tensors are stored under `<component>/<case>/<inputs|outputs>/<port>`. Case "rows" records a decoder as one pass over
 whole sequences with logits at every column: a check replays the same columns as prefill, chunks and single steps. Its
-rows cover left padding, right padding, a hole in the mask, no image, and every column used. Case "long" is one long
-row with a few logits.
+rows cover left padding, right padding, a hole in the mask, no image, and every column used; a graph that takes fewer
+rows at once runs them in several calls. Case "long" is one long row with a few logits.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..session import Arrays, Session
+from .batches import InBatches, limits_of
 
 if TYPE_CHECKING:
     from ..models.component import Component, Port
@@ -39,15 +42,16 @@ def record_golden(
 ) -> list[Case]:
     """Run the reference on every case. pixels are preprocessed images [3,S,S] float32, ids token ids of texts; both
     are repeated where there are too few."""
+    session = InBatches(session, limits_of(components))
     known: Arrays = {}
     cases = []
     for component in components:
-        names = {port.name for port in component.inputs}
-        if "input_ids" in names:
-            limit, vocab = component.ranges["sequence"][1], component.outputs[0].dims[-1]
+        if _has_tokens(component):
+            vocab = component.outputs[0].dims[-1]
             assert isinstance(vocab, int)
-            short = complete(component, {**known, **_rows(ids, vocab, min(COLUMNS, limit))})
-            long = complete(component, {**_first_row(known), **_long_row(vocab, min(LONG_COLUMNS, limit))})
+            columns, long_columns = _columns(component)
+            short = complete(component, {**known, **_rows(ids, vocab, columns)})
+            long = complete(component, {**_first_row(known), **_long_row(vocab, long_columns)})
             cases.append(_run(session, component, "rows", short))
             # Past and present of a long row are the same as of a short one, only larger: they are not stored.
             cases.append(_run(session, component, "long", long, ["logits"]))
@@ -56,6 +60,40 @@ def record_golden(
             known |= case.outputs
             cases.append(case)
     return cases
+
+
+def golden_bytes(components: Sequence["Component"]) -> int:
+    """Bytes of the tensors that `record_golden` will store."""
+    return sum(_stored_bytes(component) for component in components)
+
+
+def _stored_bytes(component: "Component") -> int:
+    rows, ports = {"batch": ROWS}, (*component.inputs, *component.outputs)
+    if not _has_tokens(component):
+        return sum(_port_bytes(port, rows) for port in ports)
+    columns, long = _columns(component)
+    rows |= {"sequence": columns, "positions": columns}
+    one = {"batch": 1, "sequence": long, "positions": min(LONG_LOGITS, long)}
+    logits = [port for port in component.outputs if port.name == "logits"]
+    return sum(_port_bytes(port, rows) for port in ports) + sum(
+        _port_bytes(port, one) for port in chain(component.inputs, logits)
+    )
+
+
+def _port_bytes(port: "Port", sizes: Mapping[str, int]) -> int:
+    """Bytes of a port as the float32 reference has it; a dimension without a size is 0, as a past is."""
+    dims = (d if isinstance(d, int) else sum(sizes.get(part.strip(), 0) for part in d.split("+")) for d in port.dims)
+    return prod(dims) * (8 if port.dtype == "int64" else 4)
+
+
+def _has_tokens(component: "Component") -> bool:
+    return any(port.name == "input_ids" for port in component.inputs)
+
+
+def _columns(component: "Component") -> tuple[int, int]:
+    """The columns of the cases "rows" and "long"."""
+    limit = component.ranges["sequence"][1]
+    return min(COLUMNS, limit), min(LONG_COLUMNS, limit)
 
 
 def to_arrays(cases: Sequence[Case]) -> Arrays:
@@ -99,7 +137,8 @@ def _first_row(arrays: Arrays) -> Arrays:
 def _rows(ids: Sequence[Sequence[int]], vocab: int, columns: int) -> Arrays:
     tokens = np.random.default_rng(_SEED).integers(0, vocab, (ROWS, columns))
     mask = np.ones((ROWS, columns), np.int64)
-    left, right, holed = (list(ids[i % len(ids)])[: columns - 2] for i in range(3))
+    # Room for padding, but never a row without any token.
+    left, right, holed = (list(ids[i % len(ids)])[: max(1, columns - 2)] for i in range(3))
     mask[0, : columns - len(left)] = 0
     tokens[0, columns - len(left) :] = left
     mask[1, len(right) :] = 0

@@ -4,38 +4,61 @@ ONNX Runtime's CPU runs fp16 nodes in float32, so it cannot see an overflow; onn
 are written in the graph, slowly.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..bundle import Bundle
+from ..session import Arrays
 from .golden import Case
 from .replay import Pair
 
 LARGEST_BYTES = 256 << 20
 COLUMNS = 4
-_ROW = 3
+_ALL_COLUMNS_USED = 3
+_WITH_IMAGE = 0
+_BY_COLUMN = ("input_ids", "attention_mask", "position_ids", "logits_positions")
 
 
-def too_large(bundle: Bundle) -> bool:
-    """Whether the reference evaluator, which loads all weights and computes in NumPy, is out of the question."""
-    return bundle.graph("decoder", "fp16").with_suffix(".onnx.data").stat().st_size > LARGEST_BYTES
+def true_half(bundle: Bundle, cases: Sequence[Case]) -> tuple[Iterator[Pair], list[str]]:
+    """One golden row of every component, every node computed in its own type: an image, and the first COLUMNS columns
+    of a decoder row without padding. Beside it, for each component that cannot be run so, why not."""
+    rows = {case.component: case for case in cases if case.name == "rows"}
+    small, reasons = [], []
+    for name in bundle.manifest["components"]:
+        data = bundle.graph(name, "fp16").with_suffix(".onnx.data")
+        if name not in rows:
+            reasons.append(f"true half arithmetic of {name} not run: there are no golden samples to run it on")
+        # The reference evaluator loads all weights and computes in NumPy.
+        elif data.stat().st_size > LARGEST_BYTES:
+            reasons.append(f"true half arithmetic of {name} not run: its weights are too large for that")
+        else:
+            small.append(rows[name])
+    return (_run(bundle, case) for case in small), reasons
 
 
-def true_half(bundle: Bundle, cases: Sequence[Case]) -> Iterator[Pair]:
-    """The first COLUMNS columns of a golden decoder row without padding, every node computed in its own type."""
+def _run(bundle: Bundle, case: Case) -> Pair:
     from onnx.reference import ReferenceEvaluator
 
-    for case in cases:
-        if case.name != "rows" or "visual_memory" not in case.inputs:
-            continue
-        inputs = {name: array[_ROW : _ROW + 1] for name, array in case.inputs.items()}
-        for name in ("input_ids", "attention_mask", "position_ids", "logits_positions"):
-            inputs[name] = inputs[name][:, :COLUMNS]
-        evaluator = ReferenceEvaluator(str(bundle.graph(case.component, "fp16")))
-        halves = {n: a.astype(np.float16) if a.dtype == np.float32 else a for n, a in inputs.items()}
-        with np.errstate(all="ignore"):
-            results: Any = evaluator.run(["logits"], halves)
-        expected = case.outputs["logits"][_ROW : _ROW + 1, :COLUMNS]
-        yield Pair(case.component, f"rows: {COLUMNS} columns in true half arithmetic", "logits", results[0], expected)
+    inputs, what = _row(case.inputs, _WITH_IMAGE), "an image"
+    output = next(iter(case.outputs))
+    expected = case.outputs[output][_WITH_IMAGE : _WITH_IMAGE + 1]
+    if "input_ids" in inputs:
+        inputs, what = _row(case.inputs, _ALL_COLUMNS_USED), f"{COLUMNS} columns"
+        inputs |= {name: inputs[name][:, :COLUMNS] for name in _BY_COLUMN}
+        expected = case.outputs[output][_ALL_COLUMNS_USED : _ALL_COLUMNS_USED + 1, :COLUMNS]
+    evaluator = ReferenceEvaluator(str(bundle.graph(case.component, "fp16")))
+    with np.errstate(all="ignore"):
+        results: Any = evaluator.run([output], _typed(inputs, bundle.manifest["components"][case.component]))
+    return Pair(case.component, f"rows: {what} in true half arithmetic", output, results[0], expected)
+
+
+def _row(arrays: Arrays, row: int) -> Arrays:
+    return {name: array[row : row + 1] for name, array in arrays.items()}
+
+
+def _typed(inputs: Arrays, component: Mapping[str, Any]) -> Arrays:
+    """Golden inputs are float32; ports of the graph's type take float16."""
+    own = {port["name"] for port in component["inputs"] if port["dtype"] == "graph"}
+    return {name: array.astype(np.float16) if name in own else array for name, array in inputs.items()}

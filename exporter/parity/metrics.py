@@ -8,7 +8,8 @@ import numpy as np
 @dataclass(frozen=True)
 class Distance:
     """Differences of an output from its reference; max, mean and p99 are absolute, relative_l2 is
-    `|actual - expected| / |expected|`. NaN or infinite values on either side make every figure infinite."""
+    `|actual - expected| / |expected|`. NaN or infinite values on either side make every figure infinite, and so does
+    having nothing to compare."""
 
     max: float
     mean: float
@@ -26,9 +27,7 @@ def distance(actual: np.ndarray, expected: np.ndarray) -> Distance:
     if actual.shape != expected.shape:
         raise ValueError(f"shapes differ: {actual.shape} and {expected.shape}")
     a, e = np.asarray(actual, np.float64).ravel(), np.asarray(expected, np.float64).ravel()
-    if not a.size:
-        return Distance(0.0, 0.0, 0.0, 1.0, 0.0, True)
-    if not (np.isfinite(a).all() and np.isfinite(e).all()):
+    if not a.size or not (np.isfinite(a).all() and np.isfinite(e).all()):
         return INCOMPARABLE
     gap = np.abs(a - e)
     norm_a, norm_e = float(np.linalg.norm(a)), float(np.linalg.norm(e))
@@ -43,21 +42,29 @@ def distance(actual: np.ndarray, expected: np.ndarray) -> Distance:
 @dataclass(frozen=True)
 class Agreement:
     """Top-1 agreement of logits: over all rows, and over the decisive ones, whose reference margin between first and
-    second exceeds `margin` times the row's standard deviation. A near tie may fall either way in any arithmetic."""
+    second exceeds `margin` times the row's standard deviation. A near tie may fall either way in any arithmetic.
+
+    decisive_top1 is 1 where rows were compared and none is decisive: then it says nothing."""
 
     top1: float
     decisive: int
     decisive_top1: float
 
 
+def margins(logits: np.ndarray) -> np.ndarray:
+    """How far the first token leads the second, in standard deviations of its row. logits [..., V] -> [...]."""
+    if logits.shape[-1] < 2:
+        return np.zeros(logits.shape[:-1])
+    best = np.partition(logits.astype(np.float64), -2, axis=-1)[..., -2:]
+    spread = logits.std(-1, dtype=np.float64)
+    lead = best[..., 1] - best[..., 0]
+    return np.divide(lead, spread, out=np.zeros_like(lead), where=spread > 0)
+
+
 def top1_agreement(actual: np.ndarray, expected: np.ndarray, margin: float) -> Agreement:
     """Compare the arg max over the last axis. actual and expected [..., V]."""
     a, e = actual.reshape(-1, actual.shape[-1]), expected.reshape(-1, expected.shape[-1])
-    same = a.argmax(-1) == e.argmax(-1)
-    best = np.partition(e, -2, axis=-1)[:, -2:] if e.shape[-1] > 1 else np.zeros((len(e), 2))
-    clear = best[:, 1] - best[:, 0] > margin * e.std(-1)
-    return Agreement(
-        float(same.mean()) if same.size else 1.0,
-        int(clear.sum()),
-        float(same[clear].mean()) if clear.any() else 1.0,
-    )
+    if not len(e):
+        return Agreement(0.0, 0, 0.0)
+    same, clear = a.argmax(-1) == e.argmax(-1), margins(e) > margin
+    return Agreement(float(same.mean()), int(clear.sum()), float(same[clear].mean()) if clear.any() else 1.0)

@@ -12,15 +12,13 @@ from ..progress import Stage
 from ..whole_file import whole_file
 from . import page_summary as summary
 from . import page_words as words
-from .page_demo import Accuracy, AnsweredQuestion, accuracies
+from .page_demo import Accuracy, AnsweredQuestion
 from .page_images import Thumbnail, thumbnail
 from .page_plot import relative_l2_plot
 from .report import AnswerResult, Report
 
 if TYPE_CHECKING:
     from jinja2 import Environment
-
-__all__ = ["Accuracy", "AnsweredQuestion", "accuracies", "require_packages", "write_check_page", "write_demo_page"]
 
 MOST_ANSWERS = 64
 MOST_PICTURES = 48
@@ -67,17 +65,16 @@ def write_demo_page(
     answered: Sequence[AnsweredQuestion],
     path: Path,
     *,
-    accuracy: Sequence[Accuracy] | None = None,
-    without_images: float | None = None,
-    introduction: str = "",
+    accuracy: Sequence[Accuracy],
+    without_images: float,
+    introduction: str,
 ) -> None:
     """Write a demonstration as one HTML file: what it took, how many answers were right, and the parity check.
 
-    accuracy has the row over all questions first; None computes it from `answered`. without_images is the share of
-    right answers to the same questions without their pictures. introduction is a plain text that says what was
-    exported and asked. Raises what `write_check_page` raises.
+    accuracy has the row over all questions first. without_images is the share of right answers to the same questions
+    without their pictures. introduction is a plain text that says what was exported and asked. Raises what
+    `write_check_page` raises.
     """
-    accuracy = accuracies(answered) if accuracy is None else accuracy
     wrong = [question for question in answered[MOST_PICTURES:] if not question.correct]
     page = _environment().get_template("page_demo.html.j2")
     _write(
@@ -87,7 +84,7 @@ def write_demo_page(
         introduction=introduction,
         without_images=without_images,
         stages=stages,
-        overall=accuracy[0] if accuracy else None,
+        overall=accuracy[0],
         accuracy=accuracy,
         answered=answered,
         gallery=_pictured(answered[:MOST_PICTURES], _question_image, _GALLERY_SIDE),

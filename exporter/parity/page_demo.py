@@ -5,21 +5,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..data import Answer, Request
+from ..judging import accepted_texts, correct
+
 
 @dataclass(frozen=True)
 class AnsweredQuestion:
-    """A question about an image, the right answer, and the model's."""
+    """A question about an image, the right answer, the model's, and whether that is right."""
 
     question: str
     image: Path | None
     expected: str
     answer: str
+    correct: bool
     type: str | None = None
 
-    @property
-    def correct(self) -> bool:
-        """Whether the answer is the expected one, letter case and outer spaces apart."""
-        return self.answer.strip().lower() == self.expected.strip().lower()
+
+def answered_question(request: Request, answer: Answer, type: str | None = None) -> AnsweredQuestion:
+    """A request whose right answer is known, beside the model's answer."""
+    expected = " or ".join(accepted_texts(request))
+    return AnsweredQuestion(request.text, request.image, expected, answer.text, bool(correct(request, answer)), type)
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,6 @@ def accuracies(answered: Sequence[AnsweredQuestion], name: str = "all questions"
 
 
 def _accuracy(name: str, group: Sequence[AnsweredQuestion]) -> Accuracy:
-    counts = Counter(question.expected.strip().lower() for question in group)
+    counts = Counter(question.expected.strip().casefold() for question in group)
     most = max(counts.values(), default=0)
     return Accuracy(name, sum(question.correct for question in group), len(group), most / max(1, len(group)))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from . import page_words as words
 from .check import GOLDEN, GRAPH_ONLY, SOURCE
+from .compare import parted_at
 from .report import AnswerResult, OutputResult, Report
 from .thresholds import Threshold
 
@@ -152,18 +153,23 @@ def effect_sentence(report: Report) -> str:
 
 
 def parting(answer: AnswerResult) -> str:
-    """Where two token sequences part, in words; empty where they do not."""
-    if answer.same:
-        return ""
-    pairs = zip(answer.tokens, answer.expected_tokens, strict=False)
-    at = next((i for i, (a, e) in enumerate(pairs) if a != e), None)
+    """Where two token sequences part, and by how much the reference preferred its own token; empty where they do not
+    part."""
+    at = parted_at(tuple(answer.tokens), tuple(answer.expected_tokens))
     if at is None:
-        return f"{len(answer.tokens)} tokens instead of {len(answer.expected_tokens)}, the common ones are the same"
-    return f"from token {at + 1} on: id {answer.tokens[at]} instead of {answer.expected_tokens[at]}"
+        return ""
+    if at == min(len(answer.tokens), len(answer.expected_tokens)):
+        text = f"{len(answer.tokens)} tokens instead of {len(answer.expected_tokens)}, the common ones are the same"
+    else:
+        text = f"from token {at + 1} on: id {answer.tokens[at]} instead of {answer.expected_tokens[at]}"
+    if answer.margin is None:
+        return text
+    verdict = "a near tie" if answer.passed else "decisive"
+    return f"{text}; the reference's margin is {words.figure(answer.margin)}, {verdict}"
 
 
 def first_answers(answers: Sequence[AnswerResult], count: int) -> list[AnswerResult]:
-    """At most count answers; where some are left out, those that differ from the reference come first."""
+    """At most count answers; where some are left out, those that fail come first, then those that differ."""
     if len(answers) <= count:
         return list(answers)
-    return sorted(answers, key=lambda answer: answer.same)[:count]
+    return sorted(answers, key=lambda answer: (answer.passed, answer.same))[:count]

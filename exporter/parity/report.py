@@ -25,7 +25,11 @@ class OutputResult:
 
 @dataclass(frozen=True)
 class AnswerResult:
-    """One sample from pixels and text: greedy tokens of the bundle and of the reference, and where they part."""
+    """One sample from pixels and text: greedy tokens of the bundle and of the reference.
+
+    margin: by how much the reference chose the token where the two part, in standard deviations of its logits; None
+    where they do not part or it is not known. passed: they are the same, or part at a margin that is not decisive.
+    """
 
     reference: str
     id: str
@@ -36,18 +40,21 @@ class AnswerResult:
     tokens: list[int]
     expected_tokens: list[int]
     same: bool
+    margin: float | None
+    passed: bool
     correct: bool | None
 
 
 @dataclass
 class Report:
-    """What `check` found. passed is False wherever anything was not shown."""
+    """What `check` found on a bundle with these components. passed is False wherever anything was not shown."""
 
     bundle: str
     family: str
     backend: str
     precision: str
     threshold: Threshold
+    components: list[str]
     outputs: list[OutputResult] = field(default_factory=list)
     answers: list[AnswerResult] = field(default_factory=list)
     image_effect: float | None = None
@@ -58,8 +65,14 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """True only where something was compared and nothing failed."""
-        return bool(self.outputs) and not self.failures
+        """True only where something of every component was compared and nothing failed."""
+        return bool(self.outputs) and not self.uncompared and not self.failures
+
+    @property
+    def uncompared(self) -> list[str]:
+        """The components of which no output was compared."""
+        compared = {result.component for result in self.outputs}
+        return [name for name in self.components if name not in compared]
 
     @property
     def kinds(self) -> list[str]:
@@ -76,6 +89,8 @@ class Report:
         against = " and ".join(self.kinds)
         if self.failures:
             return f"PARITY FAILED against {against}: {self.failures[0]}"
+        if not self.passed:
+            return f"NO PARITY SHOWN: nothing was compared of {', '.join(self.uncompared)}"
         numerics = " (bf16 numerics not run: its float32 twin was)" if self.precision == "bf16" else ""
         return f"PARITY against {against}: {figure}, limit {self.threshold.relative_l2:.0e}{numerics}"
 

@@ -1,7 +1,8 @@
 """The samples a bundle carries: texts and images, the reference's answers to them, and golden tensors of each graph."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from ..images import load_image, preprocess
 from ..pipeline import Pipeline
 from ..run import read_npz
 from ..session import Session
+from .batches import InBatches, limits_of
 from .golden import Case, from_arrays, record_golden, to_arrays
+from .prefill import record_answers
 
 TENSORS = "samples/golden.npz"
 REQUESTS = "samples/requests.jsonl"
@@ -42,8 +45,17 @@ def write_samples(
     with writer.path(TENSORS).open("wb") as file:
         np.savez(file, **to_arrays(record_golden(session, components, pixels, ids)))  # type: ignore[arg-type]
     answers = pipeline.answer(requests)
+    # How firmly each token was chosen: where a check finds another one, that says whether it may.
+    batched = InBatches(session, limits_of(components))
+    _, margins = record_answers(batched, components, pipeline, requests, answers, pipeline.defaults)
     _write_lines(writer.path(REQUESTS), [_line(request, writer.root / "samples") for request in requests])
-    _write_lines(writer.path(ANSWERS), [{"id": a.id, "text": a.text, "ids": list(a.ids)} for a in answers])
+    _write_lines(
+        writer.path(ANSWERS),
+        [
+            {"id": answer.id, "text": answer.text, "ids": list(answer.ids), "margins": list(leads)}
+            for answer, leads in zip(answers, margins, strict=True)
+        ],
+    )
     for name in (TENSORS, REQUESTS, ANSWERS):
         writer.record(name)
     return {"tensors": TENSORS, "requests": REQUESTS, "answers": ANSWERS}
@@ -58,20 +70,58 @@ def read_cases(bundle: Bundle) -> list[Case]:
 
 
 def read_samples(bundle: Bundle) -> list[tuple[Request, Answer]]:
-    """The bundle's own questions beside the reference's answers."""
+    """The bundle's own questions beside the reference's answers. Raises InputError for a question whose image is no
+    file of the bundle, or that has no answer."""
     recorded = bundle.manifest["samples"]
     if not recorded:
         return []
-    lines = bundle.path(recorded["answers"]).read_text().splitlines()
-    answers = {line["id"]: Answer(line["id"], line["text"], tuple(line["ids"])) for line in map(json.loads, lines)}
-    return [(request, answers[request.id]) for request in read_requests(bundle.path(recorded["requests"]))]
+    answers = {answer.id: answer for answer, _ in _recorded_answers(bundle)}
+    requests = [_own(bundle, request) for request in read_requests(bundle.path(recorded["requests"]))]
+    if missing := [request.id for request in requests if request.id not in answers]:
+        raise InputError(f"{bundle.root} is edited: {recorded['answers']} has no answer to {missing[0]!r}.")
+    return [(request, answers[request.id]) for request in requests]
+
+
+def read_margins(bundle: Bundle) -> dict[str, tuple[float, ...]]:
+    """How firmly the reference chose each token of its answers, by the request's id: see `prefill.record_answers`.
+    Older bundles have none."""
+    return {answer.id: margins for answer, margins in _recorded_answers(bundle)} if bundle.manifest["samples"] else {}
+
+
+def _recorded_answers(bundle: Bundle) -> Iterator[tuple[Answer, tuple[float, ...]]]:
+    """Lines as `data.read_answers` takes them, with the margins besides."""
+    path = bundle.path(bundle.manifest["samples"]["answers"])
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            data = json.loads(line)
+            margins = tuple(map(float, data.pop("margins", ())))
+            yield Answer(**{**data, "ids": tuple(map(int, data["ids"]))}), margins
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InputError(f"{path}:{number}: the line is no recorded answer ({error}).") from error
+
+
+def _own(bundle: Bundle, request: Request) -> Request:
+    """The request with images that are files of the bundle: a report shows them to whoever it is sent to."""
+    return replace(request, image=_own_file(bundle, request.image), image_2=_own_file(bundle, request.image_2))
+
+
+def _own_file(bundle: Bundle, image: Path | None) -> Path | None:
+    if image is None:
+        return None
+    name = image.relative_to(bundle.root).as_posix() if image.is_relative_to(bundle.root) else str(image)
+    if name not in bundle.manifest["files"]:
+        raise InputError(
+            f"{bundle.root} is refused: {bundle.manifest['samples']['requests']} names the image {image}, which is no "
+            "file of the bundle."
+        )
+    return bundle.path(name)
 
 
 def bundled_requests(samples: Path | None, writer: BundleWriter) -> list[Request]:
     """Requests whose images are copies inside the bundle, so that a check starts from the same pixels anywhere.
 
     samples is a JSONL file whose first LIMIT requests are used; None takes drawn pictures and plain questions. Raises
-    InputError for a file that holds none, or images that cannot be read.
+    InputError for a file that holds none, requests with two images, or images that cannot be read.
     """
     if samples is None:
         pictures = [_ring(), _gradient(), None]
@@ -83,6 +133,8 @@ def bundled_requests(samples: Path | None, writer: BundleWriter) -> list[Request
         requests = list(islice(read_requests(samples), LIMIT))
         if not requests:
             raise InputError(f"{samples} holds no request.")
+        if two := [request.id for request in requests if request.image_2]:
+            raise InputError(f"{samples}: the request {two[0]!r} has two images; this model looks at one.")
         chosen = [(request, load_image(request.image) if request.image else None) for request in requests]
     made = []
     for index, (request, picture) in enumerate(chosen):

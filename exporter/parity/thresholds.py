@@ -5,8 +5,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Threshold:
-    """Limits of one precision: relative L2 of every output, and the share of decisive top-1 positions and greedy
-    answers that must agree. `margin` says what is decisive, in standard deviations of a row of logits."""
+    """Limits of one precision: the highest relative L2 and the lowest cosine of every output, and the share of decisive
+    logit rows whose first token must agree.
+
+    margin says what is decisive, in standard deviations of a row of the reference's logits. It holds for answers too:
+    one that differs fails unless, where the two part, the reference's own margin is not above it."""
 
     relative_l2: float
     cosine: float

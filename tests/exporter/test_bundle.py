@@ -14,8 +14,36 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from memvp_export.exporter.bundle import LOCK, MANIFEST, SCHEMA, Bundle, change, new_bundle
+from memvp_export.exporter.bundle import MANIFEST, SCHEMA, Bundle, change, new_bundle
 from memvp_export.exporter.errors import EnvironmentLack, InputError
+from memvp_export.exporter.partial import LOCK
+
+PORT = {"name": "x", "dtype": "int64", "dims": ["batch", 3]}
+# All that schema 1 asks for.
+CONTENT: dict[str, Any] = {
+    "family": "toy",
+    "task": "vqa",
+    "precision": "fp32",
+    "options": {},
+    "config": {},
+    "preprocessing": {},
+    "tokenizer": {"type": "sentencepiece", "file": "a.txt"},
+    "generation": {"max_new_tokens": 1, "max_sequence": 8},
+    "labels": None,
+    "memory": {},
+    "components": {
+        "model": {
+            "inputs": [PORT],
+            "outputs": [PORT],
+            "ranges": {"batch": [1, 4]},
+            "cache": {"kind": "concat", "axis": 2, "layers": 1},
+            "graphs": {"fp32": {"file": "a.txt", "opset": 20}},
+        }
+    },
+    "engines": [],
+    "samples": None,
+    "sources": [{"key": "base", "file": "a.pth", "size": 1, "sha256": "0"}],
+}
 
 
 def make(output: Path, text: str = "a whole file", overwrite: bool = False) -> Bundle:
@@ -24,7 +52,7 @@ def make(output: Path, text: str = "a whole file", overwrite: bool = False) -> B
         for name in ("a.txt", "deep/b.txt"):
             writer.path(name).write_text(text)
             writer.record(name)
-        writer.write_manifest({"family": "toy", "precision": "fp32", "components": {}})
+        writer.write_manifest(CONTENT)
     return Bundle.open(output)
 
 
@@ -47,7 +75,7 @@ def test_a_bundle_appears_whole_and_under_its_name_only(tmp_path: Path) -> None:
         writer.path("x").write_bytes(b"x")
         writer.record("x")
         assert not output.exists() and writer.root.name.startswith(".b.partial-")
-        writer.write_manifest({})
+        writer.write_manifest(CONTENT)
     assert names(output.parent) == ["b"] and names(output) == [MANIFEST, "x"]
     assert Bundle.open(output, verify=True).manifest["files"] == {
         "x": {"size": 1, "sha256": hashlib.sha256(b"x").hexdigest()}
@@ -174,6 +202,59 @@ def test_only_a_bundle_is_replaced_and_only_when_asked(
     assert not [name for name in names(tmp_path) if "partial" in name]
 
 
+MEANWHILE: dict[str, tuple[Callable[[Path], object], bool]] = {
+    name: TAKEN[name] for name in ("file", "folder with files", "broken link", "empty folder", "bundle")
+}
+
+
+@pytest.mark.parametrize(("prepare", "replaceable"), MEANWHILE.values(), ids=list(MEANWHILE))
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_was_put_at_the_name_meanwhile_is_kept(
+    tmp_path: Path, prepare: Callable[[Path], object], replaceable: bool, overwrite: bool
+) -> None:
+    def state() -> dict[Path, int]:
+        found = [path for path in tmp_path.rglob("*") if ".partial-" not in str(path)]
+        return {path: path.lstat().st_ino for path in found}
+
+    output = tmp_path / "b"
+    if replaceable and overwrite:
+        with new_bundle(output, overwrite) as writer:
+            prepare(output)
+            writer.write_manifest(CONTENT)
+        assert Bundle.open(output).manifest["files"] == {} and names(tmp_path) == ["b"]
+        return
+    with (
+        pytest.raises(InputError, match=r"put at .*/b: that is kept, this bundle is dropped") as caught,
+        new_bundle(output, overwrite) as writer,
+    ):
+        prepare(output)
+        before = state()
+        writer.write_manifest(CONTENT)
+    assert "\n" not in str(caught.value)
+    assert state() == before and not [name for name in names(tmp_path) if "partial" in name]
+
+
+def test_what_appears_in_the_very_last_moment_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.rename
+
+    def rename(path: Path, target: Path) -> Path:
+        _full_folder(target)
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(InputError, match="something else was put at"):
+        make(tmp_path / "b")
+    assert names(tmp_path) == ["b"] and names(tmp_path / "b") == ["work.txt"]
+
+
+def test_of_two_exports_to_one_name_the_second_to_end_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="something else was put at"), new_bundle(tmp_path / "b") as writer:
+        make(tmp_path / "b", "first")
+        writer.write_manifest(CONTENT)
+    assert Bundle.open(tmp_path / "b", verify=True).path("a.txt").read_text() == "first"
+    assert names(tmp_path) == ["b"]
+
+
 def _file(name: str, edit: Callable[[bytes], bytes]) -> Callable[[Path], object]:
     return lambda root: (root / name).write_bytes(edit((root / name).read_bytes()))
 
@@ -227,6 +308,60 @@ def test_a_damaged_bundle_is_refused_and_the_message_says_how(
     root = make(tmp_path / "b").root
     damage(root)
     with pytest.raises(InputError, match=message) as caught:
+        Bundle.open(root)
+    assert str(root) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def _without(*path: Any) -> Callable[[dict[str, Any]], object]:
+    def edit(manifest: dict[str, Any]) -> None:
+        for key in path[:-1]:
+            manifest = manifest[key]
+        manifest.pop(path[-1])
+
+    return edit
+
+
+def _with(value: Any, *path: Any) -> Callable[[dict[str, Any]], object]:
+    def edit(manifest: dict[str, Any]) -> None:
+        for key in path[:-1]:
+            manifest = manifest[key]
+        manifest[path[-1]] = value
+
+    return edit
+
+
+MODEL = ("components", "model")
+INCOMPLETE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    **{f"no {key}": (_without(key), f"{key} is missing") for key in (*CONTENT, "files")},
+    **{f"a text for {key}": (_with("x", key), f"{key} is") for key in CONTENT if not isinstance(CONTENT[key], str)},
+    "no length": (_without("generation", "max_new_tokens"), "generation.max_new_tokens is missing"),
+    "a length as text": (_with("4", "generation", "max_new_tokens"), "generation.max_new_tokens is not what"),
+    "a length as truth": (_with(True, "generation", "max_new_tokens"), "generation.max_new_tokens is not what"),
+    "no family": (_with(None, "family"), "family is not what it should be"),
+    "a component without graphs": (_without(*MODEL, "graphs"), "components.model.graphs is missing"),
+    "a graph without a file": (_without(*MODEL, "graphs", "fp32", "file"), "components.model.graphs.fp32.file is miss"),
+    "half a range": (_with([1], *MODEL, "ranges", "batch"), "components.model.ranges.batch is not what"),
+    "a port without dims": (
+        _with([{**PORT, "dims": None}], *MODEL, "inputs"),
+        r"components.model.inputs\[0\].dims is not what",
+    ),
+    "a dim that is none": (
+        _with([1.5], *MODEL, "outputs", 0, "dims"),
+        r"components.model.outputs\[0\].dims\[0\] is not what",
+    ),
+    "half a cache": (_without(*MODEL, "cache", "axis"), "components.model.cache.axis is missing"),
+    "half the samples": (_with({"tensors": "a.txt"}, "samples"), "samples.requests is missing"),
+    "a source without a name": (_without("sources", 0, "file"), r"sources\[0\].file is missing"),
+}
+
+
+@pytest.mark.parametrize(("edit", "message"), INCOMPLETE.values(), ids=list(INCOMPLETE))
+def test_a_manifest_with_a_good_digest_that_lacks_something_is_refused(
+    tmp_path: Path, edit: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    root = make(tmp_path / "b").root
+    sign(root, edit)
+    with pytest.raises(InputError, match=f"is edited: {message}") as caught:
         Bundle.open(root)
     assert str(root) in str(caught.value) and "\n" not in str(caught.value)
 

@@ -8,6 +8,8 @@ import pytest
 from memvp_export.exporter.data import Answer, read_answers
 from memvp_export.exporter.datasets import open_dataset
 from memvp_export.exporter.errors import InputError
+from memvp_export.exporter.parity.check import GRAPH_ONLY, check
+from memvp_export.exporter.pipeline import Settings
 from memvp_export.exporter.run import run_file
 
 PROBLEM = {"hint": "", "image": None, "subject": "natural science", "grade": "grade6", "split": "test"}
@@ -52,6 +54,25 @@ def test_a_run_over_scienceqa_scores_one_token_a_question(
     assert [answer.id for answer in answers] == ["3", "4"]
     # The bundle's own setting is four tokens.
     assert all(len(answer.ids) <= 1 and answer.choice is not None for answer in answers)
+
+
+def test_a_data_set_says_how_it_is_answered(scienceqa: Path, tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text('{"id": "a", "text": "x"}\n')
+    defaults = Settings(max_new_tokens=7, temperature=0.5, seed=3, batch=2)
+    assert open_dataset(tmp_path / "data.jsonl").settings(defaults) == defaults
+    assert open_dataset(scienceqa).settings(defaults) == Settings(1, 0.0, seed=3, batch=2)
+
+
+def test_a_check_over_scienceqa_answers_as_a_run_does(
+    scienceqa: Path, bundle_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    report = check(bundle_of("fp32"), data=scienceqa)
+    asked = {answer.id: answer for answer in report.answers if answer.reference == GRAPH_ONLY}
+    run_file(bundle_of("fp32"), scienceqa, tmp_path / "answers.jsonl")
+    assert {answer.id: list(answer.ids) for answer in read_answers(tmp_path / "answers.jsonl")} == {
+        name: answer.tokens for name, answer in asked.items()
+    }
+    assert report.passed and all(answer.correct is not None for answer in asked.values())
 
 
 def test_a_folder_that_is_no_data_set_is_refused(tmp_path: Path) -> None:

@@ -131,6 +131,10 @@ def test_the_plan_is_what_the_export_writes(bundle: Bundle, source: Source, tmp_
     for part in planned["components"]:
         written = bundle.manifest["files"][part["file"] + ".data"]["size"]
         assert part["bytes"] <= written < 1.2 * part["bytes"] + 200_000
+    with np.load(bundle.path("samples/golden.npz")) as golden:
+        assert planned["golden_bytes"] == sum(array.nbytes for array in golden.values()) > 0
+    assert planned["bytes"] == planned["golden_bytes"] + sum(part["bytes"] for part in planned["components"])
+    assert plan_export(source, golden=False).to_dict(tmp_path / "b")["golden_bytes"] == 0
     assert plan_export(source).precision == "fp16"
     assert not list(tmp_path.iterdir())
 
@@ -188,6 +192,16 @@ def test_a_disk_that_is_too_small_is_noticed_before_any_work(
         export_onnx(source, tmp_path / "b")
     assert not list(tmp_path.iterdir())
     assert not plan_export(source).to_dict(tmp_path / "b")["fits"]
+
+
+def test_the_golden_samples_need_room_too(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "trace", lambda *args: pytest.fail("work was done"))
+    without = plan_export(source, golden=False).bytes + plan.HEADROOM
+    monkeypatch.setattr(plan, "free_bytes", lambda path: without)
+    assert plan_export(source, golden=False).to_dict(tmp_path / "b")["fits"]
+    assert not plan_export(source).to_dict(tmp_path / "b")["fits"]
+    with pytest.raises(EnvironmentLack, match="the disk is too small"):
+        export_onnx(source, tmp_path / "b")
 
 
 def _start(source: Path, output: Path) -> subprocess.Popen[str]:

@@ -262,6 +262,13 @@ def make_bundle(graphs, folder: Path) -> Path:
                 "family": "memvp-llama",
                 "task": "vqa",
                 "precision": "fp32",
+                **{key: {} for key in ("options", "config", "preprocessing")},
+                "tokenizer": {"type": "sentencepiece", "file": "tokenizer.model"},
+                "generation": {"max_new_tokens": 1, "max_sequence": 128},
+                "labels": None,
+                "engines": [],
+                "samples": None,
+                "sources": [],
                 "memory": {"visual_rows": 16, "table_rows": 20, "scale": 0.1},
                 "components": {
                     part.name: {

@@ -32,7 +32,7 @@ def columns(cache: KVCache, first: int, last: int) -> dict[str, np.ndarray]:
 
 def test_it_is_empty_at_first() -> None:
     cache = KVCache(component(), "fp16", 2)
-    assert cache.names == (cache.past, cache.present) and cache.past[3] == "past_key_values.1.value"
+    assert (cache.past[3], cache.present[3]) == ("past_key_values.1.value", "present.1.value")
     assert cache.length == 0
     assert {(a.shape, a.dtype.name) for a in cache.inputs().values()} == {((2, 3, 0, 4), "float16")}
 
@@ -92,4 +92,4 @@ def test_descriptions_that_do_not_fit_are_refused() -> None:
 def test_a_single_pass_decoder_has_none() -> None:
     plain = {"inputs": component()["inputs"][:1], "outputs": component()["outputs"][:1], "cache": None}
     cache = KVCache(plain, "fp32", 1)
-    assert cache.names == ([], []) and cache.inputs() == {}
+    assert (cache.past, cache.present, cache.inputs()) == ([], [], {})

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from memvp_export.exporter import onnx_session
 from memvp_export.exporter.bundle import Bundle
 from memvp_export.exporter.errors import EnvironmentLack, InputError
 from memvp_export.exporter.onnx_session import OnnxSession
@@ -130,3 +131,67 @@ def test_a_file_that_is_no_graph(tmp_path: Path) -> None:
     (tmp_path / "x.onnx").write_bytes(b"garbage")
     with pytest.raises(InputError, match=r"ONNX Runtime cannot open .*x\.onnx"):
         OnnxSession({"x": tmp_path / "x.onnx"}).run("x", {})
+
+
+@pytest.mark.parametrize(
+    ("optimize", "available", "mapped"),
+    [
+        (None, 1 << 40, False),
+        (None, 1 << 10, True),
+        (None, None, False),
+        (True, 1 << 10, False),
+        (False, 1 << 40, True),
+    ],
+)
+def test_weights_stay_in_their_file_where_memory_is_short(
+    bundle_of: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    optimize: bool | None,
+    available: int | None,
+    mapped: bool,
+) -> None:
+    monkeypatch.setattr(onnx_session, "_available_memory", lambda: available)
+    session = OnnxSession(Bundle.open(bundle_of("fp32")), optimize=optimize, threads=1)
+    assert session.mapped == set()
+    session.run("vision", PIXELS)
+    assert session.mapped == ({"vision"} if mapped else set())
+
+
+def test_the_optimized_mode_is_counted_as_three_times_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x.onnx.data").write_bytes(bytes(100))
+    for available, fits in ((300, True), (299, False)):
+        monkeypatch.setattr(onnx_session, "_available_memory", lambda value=available: value)
+        assert onnx_session.fits_optimized(tmp_path / "x.onnx") is fits
+
+
+def test_available_memory_is_what_the_system_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_session, "_MEMINFO", tmp_path / "meminfo")
+    assert onnx_session._available_memory() is None
+    (tmp_path / "meminfo").write_text("MemTotal:  9 kB\nMemAvailable:    2048 kB\n")
+    assert onnx_session._available_memory() == 2 << 20
+
+
+NO_MEMORY = [
+    "[ONNXRuntimeError] : 1 : FAIL : bfc_arena.cc:360 Failed to allocate memory for requested buffer of size 42",
+    "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Exception during initialization: std::bad_alloc",
+    "[ONNXRuntimeError] : 1 : FAIL : mmap failed: Cannot allocate memory",
+]
+
+
+@pytest.mark.parametrize("words", NO_MEMORY)
+def test_too_little_memory_is_no_fault_of_the_input(
+    bundle_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    def fail(*args: Any, **options: Any) -> Any:
+        raise RuntimeError(words)
+
+    session = OnnxSession(Bundle.open(bundle_of("fp32")), threads=1)
+    session.run("vision", PIXELS)
+    monkeypatch.setattr(type(session._open["vision"]), "run", fail)
+    with pytest.raises(EnvironmentLack, match=r"too little memory to run vision on 2 rows .*--batch"):
+        session.run("vision", PIXELS)
+    monkeypatch.setattr("onnxruntime.InferenceSession", fail)
+    with pytest.raises(EnvironmentLack, match=r"too little memory to open .*decoder\.onnx"):
+        session.run("decoder", decoder())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -82,7 +83,7 @@ def test_more_choices_than_letters_are_refused(bundle: Bundle) -> None:
         run(bundle, "Which?", choices=["x"] * 27)
 
 
-def test_a_stopped_run_goes_on_and_a_finished_one_is_not_repeated(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_stopped_run_goes_on_and_a_finished_one_is_answered_again(bundle: Bundle, tmp_path: Path) -> None:
     path, out = data_file(tmp_path, bundle), tmp_path / "out.jsonl"
     whole = answer_file(tmp_path, bundle)
     out.unlink()
@@ -101,6 +102,38 @@ def test_a_stopped_run_goes_on_and_a_finished_one_is_not_repeated(bundle: Bundle
     assert run_file(bundle, path, out, Settings(max_new_tokens=6, batch=2)) == 4
     assert list(read_answers(out)) == whole
     assert [entry.name for entry in sorted(tmp_path.iterdir())] == ["in.jsonl", "out.jsonl"]
+    assert run_file(bundle, path, out, settings) == 10 and list(read_answers(out)) == whole
+
+
+def test_the_bundles_precision_by_name_is_the_same_run(bundle: Bundle, tmp_path: Path) -> None:
+    path, out = data_file(tmp_path, bundle, 4), tmp_path / "out.jsonl"
+
+    def stop(requests: Any, answers: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_file(bundle, path, out, Settings(2, batch=1), answered=stop)
+    assert run_file(bundle, path, out, Settings(2), precision="fp32") == 3
+
+
+def test_an_image_that_was_exchanged_starts_anew(bundle: Bundle, tmp_path: Path) -> None:
+    image, out = tmp_path / "image.png", tmp_path / "out.jsonl"
+    lines = [{"id": str(i), "text": "x", "image": "image.png"} for i in range(3)]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def stop(requests: Any, answers: Any) -> None:
+        raise KeyboardInterrupt
+
+    for name, expected in (("0.png", 2), ("1.png", 3)):
+        shutil.copyfile(bundle.path("samples/images/0.png"), image)
+        os.utime(image, ns=(1, 1))
+        with pytest.raises(KeyboardInterrupt):
+            run_file(bundle, tmp_path / "in.jsonl", out, Settings(2, batch=1), answered=stop)
+        shutil.copyfile(bundle.path(f"samples/images/{name}"), image)
+        os.utime(image, ns=(1, 1))
+        assert run_file(bundle, tmp_path / "in.jsonl", out, Settings(2)) == expected
+    answers = list(read_answers(out))
+    assert answers[0].ids == run(bundle, "x", image, settings=Settings(2)).ids
 
 
 def test_other_settings_or_no_resume_start_anew(bundle: Bundle, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """References to files, without a network: the cache is made by the test."""
 
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,36 @@ def test_without_huggingface_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_repository_names_that_the_hub_refuses(cache: Path) -> None:
     with pytest.raises(InputError, match="is not of the form"):
         resolve("hf:owner/na--me@main", Path())
+
+
+@pytest.mark.parametrize(
+    ("safetensors", "folder", "fetched"),
+    [
+        ("model.safetensors", "", ["config.json", "model.safetensors"]),
+        ("7B/model.safetensors", "7B/", ["model.safetensors", "params.json"]),
+        (None, "", ["config.json", "original/consolidated.00.pth", "pytorch.pt"]),
+        ("original/model.safetensors", "", None),
+    ],
+)
+def test_pytorch_files_are_not_fetched_beside_safetensors(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, safetensors: str | None, folder: str, fetched: list[str] | None
+) -> None:
+    """snapshot_download is replaced by one that makes the files it is asked for."""
+    files = ["config.json", "7B/params.json", "pytorch.pt", "original/consolidated.00.pth", "7B/consolidated.00.pth"]
+    files += [safetensors] if safetensors else []
+
+    def download(repository: str, revision: str, allow_patterns: list[str]) -> str:
+        for name in files:
+            if any(fnmatch(name, pattern) for pattern in allow_patterns):
+                (tmp_path / name).parent.mkdir(exist_ok=True)
+                (tmp_path / name).touch()
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    path = resolve(f"hf:owner/name@main:{folder}" if folder else "hf:owner/name@main", Path())
+    found = sorted(one.relative_to(path).as_posix() for one in path.rglob("*") if one.is_file())
+    if fetched is None:
+        # Those in a folder below are not what the reference names.
+        assert "pytorch.pt" in found
+    else:
+        assert [name for name in found if not name.startswith("7B/")] == fetched

@@ -319,7 +319,7 @@ def test_folders_that_are_no_llama(tmp_path: Path, model: LlamaForCausalLM) -> N
         read_llama(tmp_path / "params.json")
     (tmp_path / "params.json").unlink()
     torch.save({}, tmp_path / "consolidated.00.pth")
-    with pytest.raises(InputError, match=r"params\.json is missing"):
+    with pytest.raises(InputError, match=r"params\.json is not a file"):
         read_llama(tmp_path)
 
 

@@ -48,7 +48,7 @@ def saved(path: Path, state: dict[str, Tensor], form: str = "training") -> Path:
 @pytest.mark.parametrize("form", ["training", "one process", "bare"])
 def test_values(tmp_path: Path, form: str) -> None:
     state = weights()
-    adapter = read_memvp_adapter(saved(tmp_path / "checkpoint-19.pth", state, form))
+    adapter = read_memvp_adapter(saved(tmp_path / "checkpoint-19.pth", state, form), BLOCKS)
     sizes = (adapter.memory_rows, adapter.dim, adapter.projector_dim, adapter.vision_width, adapter.adapter_dim)
     assert sizes == (P, D, NARROW, WIDTH, RANK) and adapter.blocks == BLOCKS
     assert adapter.files == [tmp_path / "checkpoint-19.pth"]
@@ -121,7 +121,7 @@ def test_bad_adapters(tmp_path: Path, change: Callable[[dict[str, Any]], None], 
     state = weights()
     change(state)
     with pytest.raises(InputError, match=message):
-        read_memvp_adapter(saved(tmp_path / "a.pth", state))
+        read_memvp_adapter(saved(tmp_path / "a.pth", state), BLOCKS)
 
 
 class Attack:
@@ -133,5 +133,5 @@ def test_code_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.chdir(tmp_path)
     torch.save({"model": weights(), "args": Attack()}, tmp_path / "a.pth")
     with pytest.raises(InputError, match="system"):
-        read_memvp_adapter(tmp_path / "a.pth")
+        read_memvp_adapter(tmp_path / "a.pth", BLOCKS)
     assert not (tmp_path / "marker").exists()

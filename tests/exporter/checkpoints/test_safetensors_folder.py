@@ -85,7 +85,7 @@ def test_bad_folders(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no weight_map"):
         read_safetensors_folder(tmp_path)
     index = tmp_path / "model.safetensors.index.json"
-    for text, message in (("{", "is not JSON"), ("[1]", "holds a JSON list"), ("{}", "has no weight_map")):
+    for text, message in (("{", "is not whole JSON"), ("[1]", "holds a JSON list"), ("{}", "has no weight_map")):
         index.write_text(text)
         with pytest.raises(InputError, match=message):
             read_safetensors_folder(tmp_path)

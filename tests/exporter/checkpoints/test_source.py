@@ -85,6 +85,8 @@ BAD: dict[str, tuple[str, str, str]] = {
     "float": ("adapter_scale = 1", "max_batch = 1.0", "max_batch is 1.0, needs an integer"),
     "range": ("adapter_scale = 1", "max_batch = 0", "max_batch is 0, needs an integer from 1 to 4096"),
     "nan": ("adapter_scale = 1", "adapter_scale = nan", "adapter_scale is nan, needs a number"),
+    "equal length": ("adapter_scale = 1", "max_new_tokens = 512", "max_new_tokens is larger than max_sequence - 1"),
+    "short sequence": ("adapter_scale = 1", "max_sequence = 7", "max_sequence is 7, needs an integer from 8"),
     "length": ("adapter_scale = 1", "max_new_tokens = 513", "max_new_tokens is larger than max_sequence"),
     "text": ('"Q: "', "3", "text_prefix is 3, needs a text"),
     "path type": ('"ViT.pt"', "3", "files.vision is 3, needs a path"),
@@ -102,6 +104,11 @@ def test_bad_sources(folder: Path, case: str) -> None:
     with pytest.raises(InputError, match=message) as error:
         read_source(folder)
     assert str(folder / "model.toml") in str(error.value)
+
+
+def test_the_longest_answer_leaves_room_for_one_token_of_the_prompt(folder: Path) -> None:
+    (folder / "model.toml").write_text(TOML.replace("adapter_scale = 1", "max_sequence = 8\nmax_new_tokens = 7"))
+    assert read_source(folder).options["max_new_tokens"] == 7
 
 
 def test_everything_wrong_is_one_message(folder: Path) -> None:

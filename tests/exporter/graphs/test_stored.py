@@ -5,8 +5,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
+from memvp_export.exporter.checkpoints.lazy import read_values
 from memvp_export.exporter.checkpoints.source import read_source
 from memvp_export.exporter.errors import InputError
 from memvp_export.exporter.graphs.stored import stored_weights
@@ -45,6 +47,21 @@ def test_a_graph_of_another_model_is_refused(bundle_of: Callable[[str], Path], m
         stored_weights(graph, replace(vision, weights={**vision.weights, "extra": Weight((1,))}))
     with pytest.raises(InputError, match=r"adapter_proj.fc1.bias has the shape \(24,\), the model \(25,\)"):
         stored_weights(graph, replace(vision, weights={"adapter_proj.fc1.bias": Weight((25,))}))
+
+
+def test_a_type_that_no_weight_has_is_refused(bundle_of: Callable[[str], Path], model: Model, tmp_path: Path) -> None:
+    graph = onnx.load(bundle_of("fp32") / "graphs" / "vision.onnx", load_external_data=False)
+    next(t for t in graph.graph.initializer if t.name == "adapter_proj.fc1.bias").data_type = onnx.TensorProto.DOUBLE
+    (tmp_path / "vision.onnx").write_bytes(graph.SerializeToString())
+    with pytest.raises(InputError, match=r"adapter_proj\.fc1\.bias is of the ONNX type 11"):
+        stored_weights(tmp_path / "vision.onnx", part(model, "vision"))
+
+
+def test_a_size_that_the_file_does_not_have_is_not_allocated(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(bytes(100))
+    with pytest.raises(InputError, match=r"x is cut short .*4,503,599,627,370,500 bytes are needed"):
+        read_values(tmp_path / "x", 4, 1 << 50, torch.float32)
+    assert read_values(tmp_path / "x", 4, 24, torch.float32).shape == (24,)
 
 
 def test_data_that_is_cut_short_is_noticed(bundle_of: Callable[[str], Path], model: Model, tmp_path: Path) -> None:

@@ -15,14 +15,19 @@ from memvp_export.exporter.bundle import Bundle, BundleWriter, change
 from memvp_export.exporter.checkpoints.source import read_source
 from memvp_export.exporter.errors import InputError
 from memvp_export.exporter.onnx_session import OnnxSession
-from memvp_export.exporter.parity.check import GOLDEN, GRAPH_ONLY, SOURCE, check, correct
+from memvp_export.exporter.parity import half
+from memvp_export.exporter.parity.anew import reference_of
+from memvp_export.exporter.parity.check import GOLDEN, GRAPH_ONLY, SOURCE, check
+from memvp_export.exporter.parity.compare import compare_output, parted_at
 from memvp_export.exporter.parity.effect import image_effect
 from memvp_export.exporter.parity.golden import Case, from_arrays, to_arrays
 from memvp_export.exporter.parity.metrics import distance
-from memvp_export.exporter.parity.replay import replay
+from memvp_export.exporter.parity.replay import Pair, replay
 from memvp_export.exporter.parity.report import Report
-from memvp_export.exporter.parity.samples import read_cases, read_samples
+from memvp_export.exporter.parity.samples import bundled_requests, read_cases, read_margins, read_samples
 from memvp_export.exporter.parity.thresholds import THRESHOLDS
+from memvp_export.exporter.parity.verdict import judge
+from memvp_export.exporter.pipeline import Pipeline
 from memvp_export.exporter.session import Arrays
 from onnx.external_data_helper import ExternalDataInfo
 
@@ -86,7 +91,23 @@ def test_bf16_says_that_its_numerics_were_not_run(reports: Callable[[str], Repor
 
 
 def test_fp16_is_also_run_in_true_half_arithmetic(reports: Callable[[str], Report]) -> None:
-    assert any("true half arithmetic" in result.case for result in reports("fp16").outputs)
+    results = [result for result in reports("fp16").outputs if "true half arithmetic" in result.case]
+    assert [(result.component, result.output) for result in results] == [
+        ("vision", "visual_memory"),
+        ("decoder", "logits"),
+    ]
+    assert all(0 < result.distance.relative_l2 < 5e-3 for result in results)
+
+
+def test_why_true_half_arithmetic_was_not_run_is_said(
+    bundle_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = Bundle.open(bundle_of("fp16"))
+    pairs, reasons = half.true_half(bundle, [])
+    assert list(pairs) == [] and len(reasons) == 2 and all("no golden samples" in reason for reason in reasons)
+    monkeypatch.setattr(half, "LARGEST_BYTES", 1000)
+    pairs, reasons = half.true_half(bundle, read_cases(bundle))
+    assert list(pairs) == [] and reasons[0].startswith("true half arithmetic of vision not run: its weights are too")
 
 
 def test_the_image_moves_the_logits(reports: Callable[[str], Report]) -> None:
@@ -178,6 +199,106 @@ def test_golden_answers_that_differ_fail_in_fp32(copy: Path) -> None:
     assert not report.passed and "1 of 3 greedy answers differ" in report.verdict and "builtin-1" in report.verdict
 
 
+def _part(answer: int, at: int, margin: float | None) -> Callable[[Path], None]:
+    """Another token in a recorded answer, and the margin that the reference is said to have had there."""
+
+    def edit(path: Path) -> None:
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        lines[answer]["ids"][at] = (lines[answer]["ids"][at] + 1) % 140
+        if margin is None:
+            del lines[answer]["margins"]
+        else:
+            lines[answer]["margins"][at] = margin
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("precision", "margin", "passed"),
+    [
+        ("fp32", 0.0005, True),
+        ("fp32", 0.002, False),
+        ("fp32", None, False),
+        ("fp16", 0.05, True),
+        ("fp16", 0.2, False),
+        ("fp16", None, False),
+    ],
+)
+def test_another_answer_passes_only_where_the_reference_was_undecided(
+    bundle_of: Callable[[str], Path], tmp_path: Path, precision: str, margin: float | None, passed: bool
+) -> None:
+    root = Path(shutil.copytree(bundle_of(precision), tmp_path / "copy"))
+    rewrite(root, "samples/answers.jsonl", _part(1, 2, margin))
+    report = check(root)
+    assert report.passed is passed and [answer.same for answer in report.answers] == [True, False, True]
+    assert (report.answers[1].passed, report.answers[1].margin) == (passed, margin)
+    said = report.notes if passed else report.failures
+    assert any("1 of 3 greedy answers differ" in text for text in said)
+
+
+def test_recorded_margins_are_those_of_the_reference(bundle_of: Callable[[str], Path]) -> None:
+    """Against generation step by step: the last column of every prefix."""
+    bundle = Bundle.open(bundle_of("fp32"))
+    session = OnnxSession(bundle, threads=1)
+    recorded = read_margins(bundle)
+    seen: list[np.ndarray] = []
+
+    def note(results: Arrays) -> None:
+        if "logits" in results:
+            seen.append(results["logits"][:, -1])
+
+    pipeline = Pipeline.from_manifest(Altered(session, note, outputs=True), bundle.manifest, bundle.root)
+    samples = read_samples(bundle)
+    pipeline.answer([request for request, _ in samples])
+    for row, (request, answer) in enumerate(samples):
+        leads = recorded[request.id]
+        assert len(leads) == min(len(answer.ids) + 1, 4)
+        for step, lead in enumerate(leads):
+            logits = np.sort(seen[step][row, : pipeline.tokenizer.pieces])
+            assert lead == pytest.approx((logits[-1] - logits[-2]) / logits.std(), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "at"),
+    [((1, 2), (1, 2), None), ((1, 2), (1, 3), 1), ((1,), (1, 3), 1), ((), (1,), 0), ((2,), (1, 3), 0)],
+)
+def test_where_answers_part(first: tuple[int, ...], second: tuple[int, ...], at: int | None) -> None:
+    assert parted_at(first, second) == at
+
+
+@pytest.mark.parametrize("image", ["../../private.png", "{root}/../private.png", "images/other.png"])
+def test_a_sample_image_that_is_no_file_of_the_bundle_is_refused(copy: Path, image: str) -> None:
+    """It would be embedded in the report."""
+    shutil.copy(copy / "samples/images/0.png", copy.parent / "private.png")
+    shutil.copy(copy / "samples/images/0.png", copy / "samples/images/other.png")
+
+    def edit(path: Path) -> None:
+        first, *rest = path.read_text().splitlines()
+        line = {**json.loads(first), "image": image.format(root=copy)}
+        path.write_text("\n".join([json.dumps(line), *rest]))
+
+    rewrite(copy, "samples/requests.jsonl", edit)
+    with pytest.raises(InputError, match="which is no file of the bundle"):
+        check(copy)
+
+
+def test_an_image_in_the_bundle_that_leads_outside_is_refused(copy: Path) -> None:
+    shutil.copy(copy / "samples/images/0.png", copy.parent / "private.png")
+    (copy / "samples/images/0.png").unlink()
+    (copy / "samples/images/0.png").symlink_to(copy.parent / "private.png")
+    with pytest.raises(InputError, match="outside"):
+        check(copy)
+
+
+def test_samples_with_two_images_are_refused(bundle_of: Callable[[str], Path], tmp_path: Path) -> None:
+    picture = str(bundle_of("fp32") / "samples/images/0.png")
+    lines = [{"id": "a", "text": "x"}, {"id": "b", "text": "x", "image": picture, "image_2": picture}]
+    (tmp_path / "samples.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(InputError, match="'b' has two images"):
+        bundled_requests(tmp_path / "samples.jsonl", BundleWriter(tmp_path / "bundle"))
+
+
 def edit_golden(edit: Callable[[dict[str, np.ndarray]], object]) -> Callable[[Path], None]:
     def change_file(path: Path) -> None:
         with np.load(path) as stored:
@@ -235,10 +356,38 @@ def test_a_source_of_another_shape_or_with_other_options_is_refused(
         check(bundle_of("fp32"), source=other)
 
 
-def test_a_source_with_other_weights_fails(bundle_of: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_source_with_other_weights_fails(bundle_of: Callable[[str], Path], odd_source: Path, tmp_path: Path) -> None:
     other = read_source(write_source(tmp_path, PRESETS["odd"], seed=1))
+    shutil.copy(read_source(odd_source).files["tokenizer"], other.files["tokenizer"])
     report = check(bundle_of("fp32"), source=other)
     assert not report.passed and {r.reference for r in report.outputs if not r.passed} == {SOURCE}
+    (note,) = (note for note in report.notes if "byte for byte" in note)
+    assert "ViT.pt" in note and "consolidated.00.pth" in note and "tokenizer.model" not in note
+
+
+@pytest.mark.parametrize(
+    ("part", "edit"),
+    [
+        ("preprocessing", {"std": [0.5, 0.5, 0.5]}),
+        ("tokenizer", {"prefix": "Hello. "}),
+        ("config", {"adapter_scale": 0.2}),
+    ],
+)
+def test_a_bundle_that_sees_or_reads_otherwise_than_the_source_is_refused(
+    copy: Path, odd_source: Path, part: str, edit: dict[str, Any]
+) -> None:
+    with change(copy) as (writer, content):
+        content[part] |= edit
+        writer.write_manifest(content)
+    with pytest.raises(InputError, match=f"was not made from this source: they differ in {part}"):
+        reference_of(Bundle.open(copy), read_source(odd_source))
+
+
+def test_a_bundle_with_another_tokenizer_is_refused(copy: Path, odd_source: Path) -> None:
+    name = Bundle.open(copy).manifest["tokenizer"]["file"]
+    rewrite(copy, name, lambda path: path.write_bytes(path.read_bytes() + b"\0"))
+    with pytest.raises(InputError, match="they differ in the tokenizer's file"):
+        reference_of(Bundle.open(copy), read_source(odd_source))
 
 
 def test_data_is_answered_by_both_and_judged(bundle_of: Callable[[str], Path], tmp_path: Path) -> None:
@@ -256,6 +405,36 @@ def test_data_is_answered_by_both_and_judged(bundle_of: Callable[[str], Path], t
     asked = [answer for answer in report.answers if answer.reference == GRAPH_ONLY]
     assert report.passed and all(answer.same for answer in asked)
     assert {a.id: a.correct for a in asked} == {"right": True, "one of several": True, "wrong": False, "open": None}
+    compared = {(r.component, r.output): r for r in report.outputs if r.case == "data, requests 1 to 4"}
+    assert compared.keys() == {("vision", "visual_memory"), ("decoder", "logits")}
+    # The last column of every prompt, and one for each of four tokens.
+    assert compared["decoder", "logits"].shape == (sum(len(a.tokens) + 1 for a in asked), 150)
+    assert all(result.passed and 0 < result.distance.relative_l2 < 1e-5 for result in compared.values())
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_fault_that_only_the_data_shows_fails_in_every_precision(
+    bundle_of: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """No golden or random call asks for logits at five positions; prompt and four tokens do."""
+    run = OnnxSession.run
+
+    def faulty(self: OnnxSession, component: str, inputs: Arrays, outputs: list[str] | None = None) -> Arrays:
+        results = run(self, component, inputs, outputs)
+        if component == "decoder" and inputs["logits_positions"].shape[1] == 5:
+            results["logits"] = results["logits"] * np.float32(1.1)
+        return results
+
+    monkeypatch.setattr(OnnxSession, "run", faulty)
+    lines = [{"id": str(row), "text": "what is it, and why? " * 3} for row in range(9)]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    report = check(bundle_of(precision), data=tmp_path / "data.jsonl")
+    # The same tokens come out, ten times too eagerly chosen.
+    assert not report.passed and all(answer.same for answer in report.answers)
+    assert [(r.component, r.case) for r in report.outputs if not r.passed] == [
+        ("decoder", "data, requests 1 to 8"),
+        ("decoder", "data, requests 9 to 9"),
+    ]
 
 
 @pytest.mark.parametrize(("text", "message"), [("", "holds no request"), ("{}", ":1: the key 'id' is missing")])
@@ -265,28 +444,45 @@ def test_bad_data_is_refused(bundle_of: Callable[[str], Path], tmp_path: Path, t
         check(bundle_of("fp32"), data=tmp_path / "data.jsonl")
 
 
-@pytest.mark.parametrize(
-    ("expected", "text", "choice", "right"),
-    [
-        (None, "B", None, None),
-        (1, "B", 1, True),
-        (0, "B", 1, False),
-        (0, "x", -1, False),
-        ("Red ", " red", None, True),
-        ("red", "dark red", None, False),
-        (("red", "scarlet"), "Scarlet", None, True),
-    ],
-)
-def test_what_counts_as_right(expected: Any, text: str, choice: int | None, right: bool | None) -> None:
-    from memvp_export.exporter.data import Answer, Request
-
-    request = Request("1", "?", choices=("x", "y"), answer=expected)
-    assert correct(request, Answer("1", text, (), choice)) is right
-
-
 def test_nothing_compared_is_no_parity() -> None:
-    report = Report("b", "memvp-llama", "onnxruntime", "fp32", THRESHOLDS["fp32"])
+    report = Report("b", "memvp-llama", "onnxruntime", "fp32", THRESHOLDS["fp32"], ["vision", "decoder"])
     assert not report.passed and report.verdict == "NO PARITY SHOWN: nothing could be compared"
+
+
+def test_one_component_that_was_not_compared_is_no_parity(copy: Path) -> None:
+    def without_vision(arrays: dict[str, np.ndarray]) -> None:
+        for name in [name for name in arrays if name.startswith("vision/")]:
+            del arrays[name]
+
+    rewrite(copy, "samples/golden.npz", edit_golden(without_vision))
+    report = check(copy)
+    assert {result.component for result in report.outputs} == {"decoder"} and report.uncompared == ["vision"]
+    assert not report.passed and report.failures == ["vision: nothing of it was compared"]
+    assert "NO PARITY SHOWN: nothing was compared of vision" in dataclasses.replace(report, failures=[]).verdict
+
+
+def test_an_output_without_values_fails() -> None:
+    empty = np.zeros((0, 5), np.float32)
+    result = compare_output(Pair("decoder", "rows", "logits", empty, empty), GOLDEN, THRESHOLDS["fp32"])
+    assert not result.passed and result.problem == "there is nothing to compare"
+
+
+def test_that_no_position_was_decisive_is_said(copy: Path) -> None:
+    def flat(report: Report, spread: float) -> list[str]:
+        logits = np.array([[1.0, 1 + spread, -1.0]])
+        found = compare_output(Pair("decoder", "rows", "logits", logits, logits), GOLDEN, THRESHOLDS["bf16"])
+        report.outputs = [found]
+        judge(report)
+        return report.notes
+
+    report = Report("b", "memvp-llama", "onnxruntime", "bf16", THRESHOLDS["bf16"], ["decoder"])
+    assert flat(report, 0.1) == ["no position was decisive (margin 0.5): top-1 agreement says nothing here"]
+    assert flat(dataclasses.replace(report, notes=[]), 3.0) == []
+
+
+def test_a_precision_that_is_not_known_is_refused(bundle_of: Callable[[str], Path]) -> None:
+    with pytest.raises(InputError, match="precision 'int3' cannot be checked"):
+        check(bundle_of("fp32"), precision="int3")
 
 
 class Altered:
@@ -396,7 +592,7 @@ def test_a_comparison_that_could_not_see_a_fault_says_so(copy: Path) -> None:
     assert any("could hardly see a fault in the visual memory" in note for note in report.notes)
 
 
-def test_a_written_bundle_needs_no_samples_folder(tmp_path: Path) -> None:
-    writer = BundleWriter(tmp_path)
-    writer.write_manifest({"samples": None})
-    assert read_cases(Bundle.open(tmp_path)) == [] and read_samples(Bundle.open(tmp_path)) == []
+def test_a_bundle_without_golden_samples_has_no_cases(copy: Path) -> None:
+    with change(copy) as (writer, content):
+        writer.write_manifest({**content, "samples": None})
+    assert read_cases(Bundle.open(copy)) == [] and read_samples(Bundle.open(copy)) == []

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from memvp_export.exporter.parity.metrics import Agreement, Distance, distance, top1_agreement
+from memvp_export.exporter.parity.metrics import Agreement, Distance, distance, margins, top1_agreement
 
 INF = math.inf
 
@@ -28,7 +28,7 @@ DISTANCES: dict[str, tuple[np.ndarray, np.ndarray, Distance]] = {
     "infinite on both sides": (array(3, INF), array(3, INF), WORST),
     "NaN in the reference": (array(3, 4), array(3, math.nan), WORST),
     "NaN on both sides": (array(math.nan), array(math.nan), WORST),
-    "empty": (array(), array(), Distance(0, 0, 0, 1, 0, True)),
+    "empty": (array(), array(), WORST),
 }
 
 
@@ -75,6 +75,16 @@ def test_top1_agreement(actual: np.ndarray, margin: float, found: Agreement) -> 
     assert result.decisive_top1 == pytest.approx(found.decisive_top1)
 
 
-@pytest.mark.parametrize("shape", [(0, 3), (2, 1)])
-def test_top1_agreement_without_a_contest(shape: tuple[int, int]) -> None:
-    assert top1_agreement(np.zeros(shape), np.zeros(shape), 0.1) == Agreement(1.0, 0, 1.0)
+def test_one_token_is_no_contest() -> None:
+    assert top1_agreement(np.zeros((2, 1)), np.zeros((2, 1)), 0.1) == Agreement(1.0, 0, 1.0)
+
+
+def test_nothing_agrees_where_nothing_was_compared() -> None:
+    assert top1_agreement(np.zeros((0, 3)), np.zeros((0, 3)), 0.1) == Agreement(0.0, 0, 0.0)
+
+
+def test_margins_are_in_standard_deviations_of_the_row() -> None:
+    logits = np.array([[[3, 1, 2], [0, 0, 0]], [[1, 5, 1], [7, 7, 0]]], np.float32)
+    assert margins(logits) == pytest.approx(np.array([[1 / np.sqrt(2 / 3), 0], [4 / np.sqrt(32 / 9), 0]]))
+    assert margins(10 * logits + 3) == pytest.approx(margins(logits))
+    assert margins(np.zeros((2, 1))).tolist() == [0, 0]

@@ -10,18 +10,13 @@ from pathlib import Path
 
 import pytest
 from memvp_export.exporter.bundle import Bundle
+from memvp_export.exporter.data import Answer, Request
 from memvp_export.exporter.errors import EnvironmentLack, InputError, MissingPackage
 from memvp_export.exporter.parity import page as page_module
 from memvp_export.exporter.parity.check import GOLDEN, GRAPH_ONLY, SOURCE
 from memvp_export.exporter.parity.metrics import Agreement, Distance
-from memvp_export.exporter.parity.page import (
-    Accuracy,
-    AnsweredQuestion,
-    accuracies,
-    require_packages,
-    write_check_page,
-    write_demo_page,
-)
+from memvp_export.exporter.parity.page import require_packages, write_check_page, write_demo_page
+from memvp_export.exporter.parity.page_demo import Accuracy, AnsweredQuestion, accuracies, answered_question
 from memvp_export.exporter.parity.page_plot import MOST_ROWS, plot_rows, relative_l2_plot
 from memvp_export.exporter.parity.page_summary import summarize, why_failed
 from memvp_export.exporter.parity.page_words import figure, percent
@@ -107,13 +102,14 @@ def answer(
     index: int, image: Path | None = None, same: bool = True, text: str = "what?", correct: bool | None = None
 ) -> AnswerResult:
     ids = [5, 6] if same else [5, 7]
-    return AnswerResult(
-        GOLDEN, f"q-{index}", text, str(image) if image else None, "red", "red", ids, [5, 6], same, correct
-    )
+    path, margin = str(image) if image else None, None if same else 0.25
+    return AnswerResult(GOLDEN, f"q-{index}", text, path, "red", "red", ids, [5, 6], same, margin, same, correct)
 
 
 def report_of(outputs: list[OutputResult], **values: object) -> Report:
-    return Report("/some/where/shapes.bundle", "memvp-llama", "onnxruntime", "fp32", LIMITS, outputs, **values)  # type: ignore[arg-type]
+    return Report(
+        "/some/where/shapes.bundle", "memvp-llama", "onnxruntime", "fp32", LIMITS, ["decoder"], outputs, **values
+    )  # type: ignore[arg-type]
 
 
 def checked(report: Report, bundle: Bundle, tmp_path: Path) -> Page:
@@ -205,7 +201,7 @@ def test_many_answers_are_limited_and_counted_with_the_differing_first(
     assert page.tags["img"] == page_module.MOST_ANSWERS
     assert f"Shown are {page_module.MOST_ANSWERS} of 400" in page.text
     assert page.text.index("q-399") < page.text.index("q-0")
-    assert "from token 2 on: id 7 instead of 6" in page.text
+    assert "from token 2 on: id 7 instead of 6; the reference's margin is 0.250, decisive" in page.text
 
 
 def test_nothing_compared_is_no_parity(bundle: Bundle, tmp_path: Path) -> None:
@@ -245,14 +241,23 @@ def questions(count: int, picture: Path | None) -> list[AnsweredQuestion]:
     expected = ["Red" if index % 4 else "blue" for index in range(count)]
     answers = [f"{text.lower()} " if index % 10 else "<b>?" for index, text in enumerate(expected)]
     types = [("colour", "count")[index % 2] for index in range(count)]
-    return [AnsweredQuestion(EVIL, picture, *three) for three in zip(expected, answers, types, strict=True)]
+    return [
+        AnsweredQuestion(EVIL, picture, wanted, given, bool(index % 10), kind)
+        for index, (wanted, given, kind) in enumerate(zip(expected, answers, types, strict=True))
+    ]
 
 
 def test_the_demo_page(picture: Path, tmp_path: Path) -> None:
     asked = questions(100, picture)
     path = tmp_path / "new" / "demo.html"
     write_demo_page(
-        report_of([output()]), [Stage("export", 5.0, 400), Stage("answer", 3.0, 300)], asked, path, without_images=0.41
+        report_of([output()]),
+        [Stage("export", 5.0, 400), Stage("answer", 3.0, 300)],
+        asked,
+        path,
+        accuracy=accuracies(asked),
+        without_images=0.41,
+        introduction="One model.",
     )
     page = Page(path)
     assert alone(page) and "<b>?" in page.text and "a-picture" not in page.source
@@ -268,7 +273,15 @@ def test_the_demo_page(picture: Path, tmp_path: Path) -> None:
 
 def test_the_demo_page_without_questions_and_with_a_failure(tmp_path: Path) -> None:
     path = tmp_path / "demo.html"
-    write_demo_page(report_of([], failures=["nothing ran"]), [], [], path, introduction="One <model>.")
+    write_demo_page(
+        report_of([], failures=["nothing ran"]),
+        [],
+        [],
+        path,
+        accuracy=accuracies([]),
+        without_images=0.0,
+        introduction="One <model>.",
+    )
     page = Page(path)
     for text in ("✗ No parity shown", "nothing ran", "no answers to show", "No stage was measured", "One <model>."):
         assert text in page.text
@@ -280,6 +293,13 @@ def test_accuracy_is_beside_the_best_blind_guess() -> None:
     assert colour.name == "colour" and colour.majority == 0.5 and count.majority == 1.0 and overall.majority == 0.75
     assert accuracies([]) == [Accuracy("all questions", 0, 0, 0.0)] and accuracies([])[0].share == 0.0
     assert len(accuracies([replace(q, type=None) for q in questions(8, None)])) == 1
+
+
+def test_a_question_with_choices_is_judged_by_the_choice_and_shown_in_words() -> None:
+    request = Request("1", "which?", None, None, ("sea", "sun"), 1)
+    question = answered_question(request, Answer("1", "B", (5,), 1), "words")
+    assert question == AnsweredQuestion("which?", None, "sun", "B", True, "words")
+    assert not answered_question(request, Answer("1", "A", (4,), 0)).correct
 
 
 @pytest.mark.parametrize("package", ["jinja2", "matplotlib"])
