@@ -91,7 +91,13 @@ def _tested_session(bundle: Bundle, report: Report, progress: Progress) -> Itera
     """What is judged, in calls of no more rows than the graphs are for."""
     limits = limits_in(bundle.manifest)
     if report.precision != "bf16":
-        yield InBatches(OnnxSession(bundle, report.precision), limits)
+        opened = OnnxSession(bundle, report.precision)
+        yield InBatches(opened, limits)
+        if opened.mapped:
+            report.notes.append(
+                f"ONNX Runtime ran {', '.join(sorted(opened.mapped))} without optimizations, the weights mapped from "
+                "their file: this machine has no memory for float32 copies of them"
+            )
         return
     report.notes.append(
         "bf16 numerics not run: ONNX Runtime's CPU has no bfloat16. The graph was compared with its float32 twin node "
