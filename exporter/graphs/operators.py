@@ -184,4 +184,3 @@ def _activation(name: str, x: str, y: str, opset: int) -> list[onnx.NodeProto]:
 def _function(name: str, nodes: list[onnx.NodeProto], opset: int, attributes: list[str]) -> onnx.FunctionProto:
     imports = [helper.make_opsetid("", opset)]
     return helper.make_function(DOMAIN, name, _INPUTS[name], ["output"], nodes, imports, attributes=attributes)
-
