@@ -11,18 +11,22 @@ from torch import Tensor
 
 from ..errors import InputError
 
+_BLOCK_BYTES = 16 << 20
+
 
 @dataclass(frozen=True)
 class LazyTensor:
     """A tensor of a checkpoint: shape and dtype are known, `load` reads it (a new tensor at every call).
 
-    origin names the file and the key, for messages.
+    origin names the file and the key, for messages. load_rows(start, stop) reads a slice of the first axis, where the
+    file holds the rows one after another; None elsewhere.
     """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     origin: str
     load: Callable[[], Tensor]
+    load_rows: Callable[[int, int], Tensor] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -38,7 +42,18 @@ class LazyTensor:
 
     def mapped(self, shape: tuple[int, ...], change: Callable[[Tensor], Tensor]) -> "LazyTensor":
         """`change` applied to the tensor whenever it is loaded; it keeps the dtype and gives `shape`."""
-        return replace(self, shape=shape, load=lambda: change(self.load()))
+        return replace(self, shape=shape, load=lambda: change(self.load()), load_rows=None)
+
+    def load_float32(self) -> Tensor:
+        """The tensor in float32; where rows can be read apart, without holding all of both forms at once."""
+        if self.load_rows is None or self.nbytes <= _BLOCK_BYTES:
+            return self.load().float()
+        result = torch.empty(self.shape)
+        step = max(1, _BLOCK_BYTES // (self.nbytes // self.shape[0]))
+        for start in range(0, self.shape[0], step):
+            stop = min(start + step, self.shape[0])
+            result[start:stop] = self.load_rows(start, stop)
+        return result
 
 
 def concatenated(parts: Sequence[LazyTensor], dim: int) -> LazyTensor:
@@ -57,7 +72,7 @@ def concatenated(parts: Sequence[LazyTensor], dim: int) -> LazyTensor:
             start += part.shape[dim]
         return result
 
-    return replace(first, shape=tuple(shape), load=load)
+    return replace(first, shape=tuple(shape), load=load, load_rows=None)
 
 
 def read_values(path: Path, start: int, count: int, dtype: torch.dtype) -> Tensor:

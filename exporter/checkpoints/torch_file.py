@@ -1,5 +1,6 @@
 """Files written by torch.save and torch.jit.save, with tensors that stay in the file."""
 
+import math
 import re
 import struct
 import zipfile
@@ -163,7 +164,9 @@ class _Contents:
                 f"{min(storage.length, length // width)} elements of its storage {storage.key}. {AGAIN}"
             )
         load = partial(_load, self.path, start + offset * width, span, shape, strides, storage.dtype)
-        tensor = LazyTensor(shape, storage.dtype, str(self.path), load)
+        first = start + offset * width
+        rows = partial(_load_rows, self.path, first, shape, storage.dtype) if strides == _row_major(shape) else None
+        tensor = LazyTensor(shape, storage.dtype, str(self.path), load, rows)
         # Stride 0 repeats elements without storing them: without a limit a few bytes could ask for terabytes.
         if tensor.nbytes > max(self.size, SMALLEST_LIMIT):
             raise InputError(
@@ -176,6 +179,16 @@ def _load(
     path: Path, start: int, span: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype
 ) -> Tensor:
     return read_values(path, start, span, dtype).as_strided(shape, strides).contiguous()
+
+
+def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+def _load_rows(path: Path, start: int, shape: tuple[int, ...], dtype: torch.dtype, first: int, last: int) -> Tensor:
+    row = math.prod(shape[1:])
+    values = read_values(path, start + first * row * dtype.itemsize, (last - first) * row, dtype)
+    return values.view(last - first, *shape[1:])
 
 
 def _exactly(file: BinaryIO, length: int, path: Path) -> bytes:

@@ -1,6 +1,6 @@
 """What a family says of each graph it exports: its inputs, outputs, weights and forward pass. Data only."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +43,8 @@ class Cache:
 class Component:
     """One exported graph.
 
-    forward(weights, inputs) takes tensors by official name and by port name and returns the outputs in port order.
+    forward(weights, inputs, wanted) takes tensors by official name and by port name and returns the outputs in port
+    order. wanted names outputs, None (or left out) means all: what nobody wants may be missing at the end.
     constants are values that follow from the config alone, such as rotary frequencies; they are weights to forward.
     ranges gives [lowest, highest] of every dynamic dimension.
     """
@@ -52,7 +53,7 @@ class Component:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     weights: dict[str, Weight]
-    forward: Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[Any, ...]]
+    forward: Callable[..., tuple[Any, ...]]
     ranges: dict[str, tuple[int, int]]
     constants: dict[str, np.ndarray] = field(default_factory=dict)
     cache: Cache | None = None

@@ -4,7 +4,7 @@ LLaMA weights carry Hugging Face names, and so Hugging Face's row order of q and
 and adapter weights carry the names of the official files.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -69,7 +69,9 @@ def _vision(config: Config) -> Component:
         "adapter_proj.fc2.bias": Weight((d,)),
     }
 
-    def forward(weights: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    def forward(
+        weights: Mapping[str, Tensor], inputs: Mapping[str, Tensor], wanted: Collection[str] | None = None
+    ) -> tuple[Tensor, ...]:
         return (vision(weights, config, inputs["pixel_values"], inputs["image_indicator"]),)
 
     return Component(
@@ -118,8 +120,10 @@ def _decoder(config: Config) -> Component:
     caches = [(i, kind) for i in range(config.layers) for kind in ("key", "value")]
     heads = ("batch", config.heads)
 
-    def forward(weights: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        return decoder(weights, config, inputs)
+    def forward(
+        weights: Mapping[str, Tensor], inputs: Mapping[str, Tensor], wanted: Collection[str] | None = None
+    ) -> tuple[Tensor, ...]:
+        return decoder(weights, config, inputs, caches=wanted is None or any("present." in name for name in wanted))
 
     return Component(
         name="decoder",
@@ -160,8 +164,13 @@ def rotary_frequencies(config: Config) -> np.ndarray:
     return (1.0 / config.rope_theta**exponents).astype(np.float32)
 
 
-def decoder(weights: Mapping[str, Tensor], config: Config, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-    """LLaMA with the memory beside every FFN (spec 1.4); inputs and outputs are those of the component."""
+def decoder(
+    weights: Mapping[str, Tensor], config: Config, inputs: Mapping[str, Tensor], caches: bool = True
+) -> tuple[Tensor, ...]:
+    """LLaMA with the memory beside every FFN (spec 1.4); inputs and outputs are those of the component.
+
+    caches=False leaves the present keys and values out: a large model's are larger than any of its tensors.
+    """
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     angles = inputs["position_ids"].float()[:, None, :, None] * weights["rotary.inverse_frequencies"]
     cos, sin = angles.cos(), angles.sin()
@@ -179,7 +188,8 @@ def decoder(weights: Mapping[str, Tensor], config: Config, inputs: Mapping[str, 
         )
         key = torch.cat([inputs[f"past_key_values.{i}.key"], rotary(key, cos, sin)], 2)
         value = torch.cat([inputs[f"past_key_values.{i}.value"], value], 2)
-        present += [key, value]
+        if caches:
+            present += [key, value]
         mixed = merge_heads(attention(rotary(query, cos, sin), key, value, bias))
         x = x + F.linear(mixed, weights[f"{layer}.self_attn.o_proj.weight"])
         x = x + _feed_forward(weights, config, layer, x, visual)

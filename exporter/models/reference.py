@@ -25,7 +25,7 @@ class StreamedWeights(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         if name in self._kept:
             return self._kept[name]
-        tensor = self._tensors[name].load().float()
+        tensor = self._tensors[name].load_float32()
         if self._keep:
             self._kept[name] = tensor
         return tensor
@@ -59,9 +59,9 @@ class TorchReference:
             raise InputError(f"{component} needs the inputs {', '.join(missing)}")
         tensors = {port.name: _tensor(inputs[port.name], port.dtype) for port in part.inputs}
         with torch.inference_mode():
-            results = part.forward(self.weights, tensors)
+            results = part.forward(self.weights, tensors, outputs)
         return {
-            name: result.numpy() for name, result in zip(names, results, strict=True) if not outputs or name in outputs
+            name: result.numpy() for name, result in zip(names, results, strict=False) if not outputs or name in outputs
         }
 
 

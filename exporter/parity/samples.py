@@ -42,8 +42,6 @@ def write_samples(
     with_image = [request for request in requests if request.image] or bundled_requests(None, writer)[:2]
     pixels = [preprocess(load_image(request.image), pipeline.preprocessing) for request in with_image if request.image]
     ids = [pipeline.tokenizer.encode(request.text) for request in requests]
-    with writer.path(TENSORS).open("wb") as file:
-        np.savez(file, **to_arrays(record_golden(session, components, pixels, ids)))  # type: ignore[arg-type]
     answers = pipeline.answer(requests)
     # How firmly each token was chosen: where a check finds another one, that says whether it may.
     batched = InBatches(session, limits_of(components))
@@ -56,6 +54,9 @@ def write_samples(
             for answer, leads in zip(answers, margins, strict=True)
         ],
     )
+    # Last: the recorded caches of a large model are best not held while anything else runs.
+    with writer.path(TENSORS).open("wb") as file:
+        np.savez(file, **to_arrays(record_golden(session, components, pixels, ids)))  # type: ignore[arg-type]
     for name in (TENSORS, REQUESTS, ANSWERS):
         writer.record(name)
     return {"tensors": TENSORS, "requests": REQUESTS, "answers": ANSWERS}
