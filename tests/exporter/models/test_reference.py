@@ -61,6 +61,9 @@ def test_half_inputs_give_float32_outputs(model: Model, reference: TorchReferenc
     assert {array.dtype.name for array in outputs.values()} == {"float32"}
     assert list(outputs) == [port.name for port in model.components[1].outputs]
     assert list(reference.run("decoder", inputs, ["present.1.key"])) == ["present.1.key"]
+    alone = reference.run("decoder", inputs, ["logits"])
+    assert list(alone) == ["logits"]
+    np.testing.assert_array_equal(alone["logits"], outputs["logits"])
 
 
 def test_a_missing_input_is_named(reference: TorchReference) -> None:
