@@ -49,32 +49,35 @@ def timed_copy(source: Path, target: Path) -> float:
     return seconds
 
 
-def measure(folder: Path, preset: str) -> dict[str, Any]:
-    """All figures."""
-    source, bundle = folder / "source", folder / "bundle"
-    if not (source / "model.toml").exists():
-        child([sys.executable, "-m", "memvp_export.examples.random_source", str(source), "--preset", preset])
-    found: dict[str, Any] = {"machine": describe(), "preset": preset}
-    found["source_bytes"] = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
-    found["copy_seconds"] = timed_copy(source, folder / "copy")
-    for name, extra in (("without_golden", ["--no-golden"]), ("with_golden", [])):
-        shutil.rmtree(bundle, ignore_errors=True)
-        os.sync()
-        seconds, peak, output = tool("onnx", str(source), "-o", str(bundle), "--precision", "fp16", "--json", *extra)
-        os.sync()
-        told = json.loads(output)
-        stages = {stage["name"]: stage["seconds"] for stage in told["stages"]}
-        # Measuring its stages, the command resets what the system knows of its peak, and keeps count itself.
-        found[name] = {"seconds": seconds, "peak_mib": max(peak, told["peak_mib"]), "stages": stages}
-    stages = found["with_golden"]["stages"]
-    tracing = sum(value for name, value in stages.items() if name.startswith("trace"))
-    found["limit_seconds"] = 2 * found["copy_seconds"] + tracing + stages["golden samples"]
-    found["inspect_seconds"], found["inspect_peak_mib"], _ = tool("inspect", str(bundle), "--json")
+def export(source: Path, bundle: Path, extra: list[str]) -> dict[str, Any]:
+    """One export in fp16: seconds, peak resident MiB, and the seconds of each stage."""
+    shutil.rmtree(bundle, ignore_errors=True)
+    os.sync()
+    seconds, peak, output = tool("onnx", str(source), "-o", str(bundle), "--precision", "fp16", "--json", *extra)
+    told = json.loads(output)
+    stages = {stage["name"]: stage["seconds"] for stage in told["stages"]}
+    # Measuring its stages, the command resets what the system knows of its peak, and keeps count itself.
+    return {"seconds": seconds, "peak_mib": max(peak, told["peak_mib"]), "stages": stages}
+
+
+def measure(source: Path, bundle: Path, part: str) -> Any:
+    """The figures of one part."""
+    if part == "copy_seconds":
+        return timed_copy(source, source.with_name("copy"))
+    if part == "without_golden":
+        return export(source, bundle, ["--no-golden"])
+    if part == "with_golden":
+        return export(source, bundle, [])
+    if part == "inspect":
+        seconds, peak, _ = tool("inspect", str(bundle), "--json")
+        return {"seconds": seconds, "peak_mib": peak}
     seconds, peak, output = child(
         [sys.executable, str(Path(__file__).with_name("one_step.py")), str(source), str(bundle)]
     )
-    found["one_step"] = {"seconds": seconds, "peak_mib": peak, **json.loads(output)}
-    return found
+    return {"seconds": seconds, "peak_mib": peak, **json.loads(output)}
+
+
+PARTS = ("copy_seconds", "without_golden", "with_golden", "inspect", "one_step")
 
 
 def main() -> None:
@@ -82,12 +85,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--preset", default="7b")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="measure these anew, keep the others")
     parser.add_argument("--keep", action="store_true", help="keep source and bundle")
     arguments = parser.parse_args()
-    arguments.folder.mkdir(parents=True, exist_ok=True)
-    found = measure(arguments.folder, arguments.preset)
+    source, bundle = arguments.folder / "source", arguments.folder / "bundle"
+    if not (source / "model.toml").exists():
+        child([sys.executable, "-m", "memvp_export.examples.random_source", str(source), "--preset", arguments.preset])
+    results = RESULTS / f"export-{arguments.preset}.json"
+    found: dict[str, Any] = json.loads(results.read_text()) if results.exists() else {}
+    found |= {"machine": describe(), "preset": arguments.preset}
+    found["source_bytes"] = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"export-{arguments.preset}.json").write_text(json.dumps(found, indent=1) + "\n")
+    for part in arguments.parts:
+        found[part] = measure(source, bundle, part)
+        results.write_text(json.dumps(found, indent=1) + "\n")
     if not arguments.keep:
         shutil.rmtree(arguments.folder)
     print(json.dumps(found, indent=1))

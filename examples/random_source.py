@@ -159,9 +159,12 @@ def _values(name: str, shape: tuple[int, ...], generator: torch.Generator) -> to
     if name.endswith(("norm.weight", "ln_1.weight", "ln_2.weight", "ln_pre.weight", "ln_post.weight")):
         return 1 + 0.1 * noise
     if name == "adapter_proj.fc2.weight":
-        # Undoes lambda = 0.01, so that visual rows are as long as table rows.
-        return noise * 30 / shape[1] ** 0.5
-    if len(shape) < 2 or name.startswith(("adapter_emb", "tok_embeddings", "visual.pos")):
+        # Undoes lambda = 0.01, so that visual rows are about as long as table rows.
+        return noise * 250 / (shape[0] * shape[1]) ** 0.5
+    if name.startswith("adapter_emb"):
+        # Longer rows would feed on their own output from layer to layer, beyond what fp16 holds at 4096 columns.
+        return noise / shape[-1] ** 0.5
+    if len(shape) < 2 or name.startswith(("tok_embeddings", "visual.pos")):
         return 0.1 * noise
     return noise / (noise[0].numel() ** 0.5)
 
