@@ -304,13 +304,15 @@ def _judged(task: _Task, component: "Component", pair: GraphPair, found: Mapping
     # Weights are read for what is shown only.
     entries[:SHOWN] = [_explained(task, component, pair, entry) for entry in entries[:SHOWN]]
     half = task.precision != "fp32"
+    # A module with damaged weights or edited nodes is not repaired by float32, whatever else enters there.
+    beyond = {entry.module for entry in entries if not entry.repairable}
     return ComponentErrors(
         component.name,
         len(found),
         entries,
         dict(sorted(modules.items(), key=lambda item: -item[1])[:SHOWN]),
         dict(sorted(faded.items(), key=lambda item: -item[1])),
-        _patterns([entry.module for entry in entries if half and entry.repairable]),
+        _patterns([entry.module for entry in entries if half and entry.module not in beyond]),
         pair.unpaired,
     )
 
