@@ -16,6 +16,7 @@ from ..datasets import Dataset, open_dataset
 from ..errors import InputError, MissingPackage
 from ..onnx_session import OnnxSession
 from ..progress import Progress
+from ..run import BACKENDS
 from ..session import Session
 from .answering import compare_answers, compare_data, pipeline_of
 from .batches import InBatches, limits_in
@@ -33,7 +34,6 @@ from .verdict import judge
 GOLDEN = "the golden samples recorded from the source"
 SOURCE = "the source, run anew in PyTorch"
 GRAPH_ONLY = "PyTorch on the bundle's own weights (graph parity only)"
-BACKENDS = ("onnxruntime",)
 
 
 def check(
