@@ -16,7 +16,7 @@ from ...exporter.bundle import Bundle
 from ...exporter.checkpoints.source import read_source
 from ...exporter.data import Request
 from ...exporter.export import export_onnx
-from ...exporter.pipeline import Pipeline
+from ...exporter.pipelines import AnyPipeline
 from ...exporter.run import open_pipeline
 from .files import MODEL
 from .questions import TYPES, Question, question
@@ -76,7 +76,7 @@ def evaluate(bundle: Bundle, count: int = QUESTIONS) -> Result:
         )
 
 
-def _answers(pipeline: Pipeline, requests: Sequence[Request]) -> list[str]:
+def _answers(pipeline: AnyPipeline, requests: Sequence[Request]) -> list[str]:
     return [answer.text for answer in pipeline.answer(requests, replace(pipeline.defaults, batch=_BATCH))]
 
 

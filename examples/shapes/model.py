@@ -20,7 +20,7 @@ def make_config(vocab: int) -> memvp_llama.Config:
         tower=TowerConfig(width=64, blocks=4, patch=8, grid=8, adapter_dim=8, adapter_scale=0.1),
         dim=dim,
         layers=4,
-        heads=3,
+        heads=4,
         ffn_dim=meta_ffn_dim(dim, MULTIPLE_OF),
         vocab=vocab,
         norm_eps=1e-6,
