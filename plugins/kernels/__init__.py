@@ -1,0 +1,1 @@
+"""CUDA kernels of the memory operators, free of TensorRT, and their C interface for Python."""
