@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 # Named, because Pillow would otherwise try every decoder it has, one of which hands EPS files to Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
-_KNOWN = {"resize": ("squash",), "filter": ("bicubic",), "channel_order": ("RGB",)}
+_KNOWN = {"resize": ("squash", "pixelbert"), "filter": ("bicubic",), "channel_order": ("RGB",)}
 _NUMBERS = {"height", "width", "mean", "std", "scale"}
+_PIXELBERT = {"shorter", "longer", "multiple"}
 _LARGEST_SIDE = 8192
 
 
@@ -29,6 +30,26 @@ def memvp_preprocessing(size: int) -> dict[str, Any]:
         "filter": "bicubic",
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],
+        "channel_order": "RGB",
+        "scale": 1 / 255,
+    }
+
+
+def pixelbert_preprocessing(height: int, width: int, shorter: int, multiple: int) -> dict[str, Any]:
+    """ViLT's preprocessing for an input of height x width: PixelBERT's resize, padded below and beside (spec 4.2).
+
+    shorter is the length that the shorter side gets; the longer one may have 1333/800 of it.
+    """
+    return {
+        "resize": "pixelbert",
+        "height": height,
+        "width": width,
+        "shorter": shorter,
+        "longer": int(1333 / 800 * shorter),
+        "multiple": multiple,
+        "filter": "bicubic",
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.5, 0.5, 0.5],
         "channel_order": "RGB",
         "scale": 1 / 255,
     }
@@ -98,7 +119,8 @@ def to_rgb(image: "Image", container: str | None = None) -> "Image":
 
 def check_preprocessing(spec: Mapping[str, Any]) -> None:
     """Raise InputError unless `spec` is a preprocessing this version carries out to the letter."""
-    if odd := sorted(set(spec) ^ (_KNOWN.keys() | _NUMBERS)):
+    sides = {"height", "width"} | (_PIXELBERT if spec.get("resize") == "pixelbert" else set())
+    if odd := sorted(set(spec) ^ (_KNOWN.keys() | _NUMBERS | sides)):
         state = ", ".join(f"{'unknown' if key in spec else 'missing'} {key!r}" for key in odd)
         raise InputError(f"the manifest's preprocessing cannot be followed: {state}.")
     for key, known in _KNOWN.items():
@@ -106,7 +128,7 @@ def check_preprocessing(spec: Mapping[str, Any]) -> None:
             raise InputError(
                 f"the manifest's preprocessing has {key} = {spec[key]!r}; this version knows {', '.join(known)}."
             )
-    for key in ("height", "width"):
+    for key in sorted(sides):
         if not _is_number(spec[key]) or spec[key] != int(spec[key]) or not 1 <= spec[key] <= _LARGEST_SIDE:
             raise _bad_number(spec, key, f"a whole number from 1 to {_LARGEST_SIDE}")
     for key in ("mean", "std"):
@@ -128,17 +150,57 @@ def _bad_number(spec: Mapping[str, Any], key: str, wanted: str) -> InputError:
 
 
 def preprocess(image: "Image", spec: Mapping[str, Any]) -> np.ndarray:
-    """`(resized * scale - mean) / std`, float32 [3,H,W], after the manifest's `preprocessing` (spec 1.6).
+    """`(resized * scale - mean) / std`, float32 [3,H,W], after the manifest's `preprocessing` (spec 1.6 and 4.2).
 
-    Squash: the aspect ratio is not kept. A request without an image is zeros of this shape, after normalization.
-    Raises InputError for a spec with unknown keys or values.
+    squash: to H x W, the aspect ratio is not kept. pixelbert: see `resized_size`; the rest is zero after
+    normalization. A request without an image is zeros of this shape. Raises InputError for unknown keys or values.
     """
     from PIL import Image
 
     check_preprocessing(spec)
-    resized = to_rgb(image).resize((int(spec["width"]), int(spec["height"])), Image.Resampling.BICUBIC)
+    height, width = resized_size(image.height, image.width, spec)
+    resized = to_rgb(image).resize((width, height), Image.Resampling.BICUBIC)
     # 8-bit samples have 256 values a channel: a table in float64 rounds once, so that every runtime gets the same bits.
     levels = np.arange(256) * float(spec["scale"])
     table = (levels - np.array(spec["mean"])[:, None]) / np.array(spec["std"])[:, None]
     channels = np.arange(3)[:, None, None]
-    return table.astype(np.float32)[channels, np.asarray(resized).transpose(2, 0, 1)]
+    pixels = table.astype(np.float32)[channels, np.asarray(resized).transpose(2, 0, 1)]
+    below, beside = int(spec["height"]) - height, int(spec["width"]) - width
+    return np.pad(pixels, ((0, 0), (0, below), (0, beside))) if below or beside else pixels
+
+
+def pixel_mask(image: "Image", spec: Mapping[str, Any]) -> np.ndarray:
+    """Where `preprocess` puts the image: int64 [H,W], 1 inside it and 0 in the padding."""
+    height, width = resized_size(image.height, image.width, spec)
+    mask = np.zeros((int(spec["height"]), int(spec["width"])), np.int64)
+    mask[:height, :width] = 1
+    return mask
+
+
+def resized_size(height: int, width: int, spec: Mapping[str, Any]) -> tuple[int, int]:
+    """Height and width of a picture after resizing, at most those of `spec`.
+
+    pixelbert (spec 4.2): the shorter side becomes `shorter`, unless the longer one would pass `longer`; rounded, then
+    floored to `multiple`. A picture that is still larger than the input is scaled to fit, which is our definition:
+    officially, inputs are as large as the largest picture of a batch.
+    """
+    limits = int(spec["height"]), int(spec["width"])
+    if spec["resize"] == "squash":
+        return limits
+    scale = spec["shorter"] / min(height, width)
+    sides = (spec["shorter"], scale * width) if height < width else (scale * height, spec["shorter"])
+    if max(sides) > spec["longer"]:
+        shrink = spec["longer"] / max(sides)
+        sides = sides[0] * shrink, sides[1] * shrink
+    multiple = int(spec["multiple"])
+    rounded = _rounded(sides, multiple)
+    if rounded[0] > limits[0] or rounded[1] > limits[1]:
+        shrink = min(limits[0] / sides[0], limits[1] / sides[1])
+        rounded = _rounded((sides[0] * shrink, sides[1] * shrink), multiple)
+    return min(rounded[0], limits[0]), min(rounded[1], limits[1])
+
+
+def _rounded(sides: tuple[float, float], multiple: int) -> tuple[int, int]:
+    """Rounded, then floored to `multiple`; the official code would make nothing of a side shorter than that."""
+    first, second = (max(multiple, int(side + 0.5) // multiple * multiple) for side in sides)
+    return first, second

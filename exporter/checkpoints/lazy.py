@@ -11,8 +11,6 @@ from torch import Tensor
 
 from ..errors import InputError
 
-_BLOCK_BYTES = 16 << 20
-
 
 @dataclass(frozen=True)
 class LazyTensor:
@@ -43,17 +41,6 @@ class LazyTensor:
     def mapped(self, shape: tuple[int, ...], change: Callable[[Tensor], Tensor]) -> "LazyTensor":
         """`change` applied to the tensor whenever it is loaded; it keeps the dtype and gives `shape`."""
         return replace(self, shape=shape, load=lambda: change(self.load()), load_rows=None)
-
-    def load_float32(self) -> Tensor:
-        """The tensor in float32; where rows can be read apart, without holding all of both forms at once."""
-        if self.load_rows is None or self.nbytes <= _BLOCK_BYTES:
-            return self.load().float()
-        result = torch.empty(self.shape)
-        step = max(1, _BLOCK_BYTES // (self.nbytes // self.shape[0]))
-        for start in range(0, self.shape[0], step):
-            stop = min(start + step, self.shape[0])
-            result[start:stop] = self.load_rows(start, stop)
-        return result
 
 
 def concatenated(parts: Sequence[LazyTensor], dim: int) -> LazyTensor:

@@ -9,7 +9,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Option:
-    """A family option: its default (whose type is its type) and the range of a number, ends included."""
+    """A family option: its default (whose type is its type) and the range of a number, ends included. A list holds as
+    many integers as its default does."""
 
     default: Any
     low: float = -math.inf
@@ -18,10 +19,12 @@ class Option:
 
 @dataclass(frozen=True)
 class Family:
-    """What a source of this family consists of. The first task is the default; no tasks: not supported yet."""
+    """What a source of this family consists of. The first task is the default; no tasks: not supported yet. optional
+    are files that may be left out."""
 
     tasks: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     options: Mapping[str, Option] | None = None
 
 
@@ -41,7 +44,19 @@ FAMILIES: dict[str, Family] = {
     ),
     "memvp-bart": Family(),
     "memvp-t5": Family(),
-    "apt-vilt": Family(),
+    "apt-vilt": Family(
+        tasks=("vqa", "nlvr2", "irtr"),
+        files=("checkpoint", "tokenizer"),
+        optional=("labels",),
+        options={
+            # What the paper's resizing makes of any picture, upright or not, fits into it.
+            "image_size": Option([608, 608], 1, 1 << 13),
+            "shorter_side": Option(0, 0, 1 << 13),
+            "text_prefix": Option("Does the images satisfy the description:"),
+            "heads": Option(0, 0, 1 << 10),
+            "max_batch": Option(64, 1, 1 << 12),
+        },
+    ),
     "apt-meter": Family(),
     "apt-clip": Family(),
     "apt-stable-diffusion": Family(),
@@ -57,19 +72,31 @@ def checked_options(given: Mapping[str, Any], options: Mapping[str, Option]) -> 
         kind = type(option.default)
         if kind is float and type(value) is int:
             value = float(value)
-        if type(value) is not kind:
+        if type(value) is not kind or not all(_in_range(part, option) for part in _numbers(value, option)):
             problems.append(f"option {name} is {value!r}, needs {_description(option)}")
-        elif kind is not str and not option.low <= value <= option.high:
-            problems.append(f"option {name} is {value}, needs {_description(option)}")
         else:
             values[name] = value
     return values, sorted(problems)
 
 
+def _numbers(value: Any, option: Option) -> list[Any]:
+    """The numbers of a value of the option's own type; a list of another length has one that is in no range."""
+    if isinstance(value, list):
+        return value if len(value) == len(option.default) else [math.nan]
+    return [] if isinstance(value, str) else [value]
+
+
+def _in_range(number: Any, option: Option) -> bool:
+    whole = isinstance(option.default, list)
+    return (type(number) is int or (type(number) is float and not whole)) and option.low <= number <= option.high
+
+
 def parsed(text: str, option: Option) -> Any:
-    """The value of an option given as text on a command line; the text itself where it is no number."""
+    """The value of an option given as text on a command line, a list as 384x512; the text itself where it is none."""
     kind = type(option.default)
     try:
+        if kind is list:
+            return [int(part) for part in text.split("x")]
         return text if kind is str else kind(text)
     except ValueError:
         return text
@@ -87,5 +114,8 @@ def nearest(name: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:
 
 
 def _description(option: Option) -> str:
-    kind = {int: "an integer", float: "a number", str: "a text"}[type(option.default)]
+    if isinstance(option.default, list):
+        kind = f"{len(option.default)} integers, such as {option.default}, each"
+    else:
+        kind = {int: "an integer", float: "a number", str: "a text"}[type(option.default)]
     return kind if math.isinf(option.low) else f"{kind} from {option.low:g} to {option.high:g}"

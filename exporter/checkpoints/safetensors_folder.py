@@ -67,16 +67,17 @@ def _lazy(path: Path, name: str, shape: list[int], dtype: str) -> LazyTensor:
         raise InputError(
             f"{path}: {name} has the type {dtype}, which is not supported. Use fp32, fp16 or bf16 weights."
         )
-    return LazyTensor(tuple(shape), DTYPES[dtype], f"{path}: {name}", partial(_load, path, name))
+    rows = partial(_load, path, name) if shape else None
+    return LazyTensor(tuple(shape), DTYPES[dtype], f"{path}: {name}", partial(_load, path, name), rows)
 
 
-def _load(path: Path, name: str) -> Tensor:
+def _load(path: Path, name: str, first: int | None = None, last: int | None = None) -> Tensor:
     # The library maps the file: opened for one tensor and closed, no more than that tensor counts as memory.
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            return file.get_tensor(name)
+            return file.get_tensor(name) if first is None else file.get_slice(name)[first:last]
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} changed while it was read ({error}). Do not change it during an export.") from None
 

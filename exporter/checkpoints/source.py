@@ -26,12 +26,13 @@ class Source:
     where: Path | None
 
 
-def read_source(path: Path) -> Source:
+def read_source(path: Path | str) -> Source:
     """Reads a model.toml, or the one in a folder; its paths are relative to it.
 
     InputError lists all that is wrong at once: unknown keys with the nearest known one, missing keys, values out of
     range, paths that do not exist. `hf:` references are downloaded after all else is right.
     """
+    path = Path(path)
     file = path / FILE_NAME if path.is_dir() else path
     if not file.is_file():
         detail = f"{path} is a folder without a {FILE_NAME}." if path.is_dir() else f"{path} does not exist."
@@ -78,14 +79,15 @@ def _source(
         problems.append("option max_new_tokens is larger than max_sequence - 1: the prompt needs a token of it too")
 
     folder = where.parent if where else Path()
-    problems += unknown("file", files, family.files)
+    problems += unknown("file", files, (*family.files, *family.optional))
+    keys = (*family.files, *(key for key in family.optional if key in files))
     paths: dict[str, Path] = {}
-    for key in family.files:
+    for key in keys:
         problems += _local(key, files, folder, paths)
     if problems:
         _refuse(title, problems)
-    paths |= {key: resolve(files[key], folder) for key in family.files if key not in paths}
-    return Source(name, task, {key: paths[key] for key in family.files}, values, where)
+    paths |= {key: resolve(files[key], folder) for key in keys if key not in paths}
+    return Source(name, task, {key: paths[key] for key in keys}, values, where)
 
 
 def _local(key: str, files: Mapping[str, Any], folder: Path, paths: dict[str, Path]) -> list[str]:

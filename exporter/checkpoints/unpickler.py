@@ -46,18 +46,21 @@ DEEPEST_TUPLE = 64
 
 
 class Inert:
-    """An object of the pickle whose class is not imported: its arguments and its state, readable as attributes."""
+    """An object of the pickle whose class is not imported: its arguments, its state, readable as attributes, and, of a
+    mapping, its items under texts."""
 
-    __slots__ = ("args", "state")
+    __slots__ = ("args", "items", "state")
     origin: ClassVar[str] = ""
 
     args: tuple[Any, ...]
     state: dict[str, Any]
+    items: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Inert":
         self = object.__new__(cls)
         self.args = args
         self.state = dict(kwargs)
+        self.items = {}
         return self
 
     def __getattr__(self, name: str) -> Any:
@@ -78,7 +81,9 @@ class Inert:
     extend = add = append
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        """Drops an item of a pickled container."""
+        """Keeps an item of a pickled mapping, as configs may be, where its key is a text; drops others."""
+        if isinstance(key, str):
+            self.items[key] = value
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..checkpoints.huggingface_clip import HEAD_WIDTH, NORM_EPS
 from .component import Weight
-from .layers import attention, layer_norm, merge_heads, split_heads
+from .layers import attention, layer_norm, linear, merge_heads, split_heads
 from .memory import ACTIVATIONS
 
 
@@ -86,19 +86,19 @@ def tower(weights: Mapping[str, Tensor], config: TowerConfig, pixels: Tensor) ->
 
 
 def _block(weights: Mapping[str, Tensor], config: TowerConfig, name: str, x: Tensor) -> Tensor:
-    def linear(part: str, y: Tensor) -> Tensor:
-        return F.linear(y, weights[f"{name}.{part}.weight"], weights[f"{name}.{part}.bias"])
+    def apply(part: str, y: Tensor) -> Tensor:
+        return linear(y, weights[f"{name}.{part}.weight"], weights[f"{name}.{part}.bias"])
 
     normed = _layer_norm(weights, f"{name}.ln_1", x)
-    packed = F.linear(normed, weights[f"{name}.attn.in_proj_weight"], weights[f"{name}.attn.in_proj_bias"])
+    packed = linear(normed, weights[f"{name}.attn.in_proj_weight"], weights[f"{name}.attn.in_proj_bias"])
     query, key, value = (split_heads(part, config.width // HEAD_WIDTH) for part in packed.chunk(3, -1))
-    x = x + linear("attn.out_proj", merge_heads(attention(query, key, value, None)))
+    x = x + apply("attn.out_proj", merge_heads(attention(query, key, value, None)))
     normed = _layer_norm(weights, f"{name}.ln_2", x)
-    out = linear("mlp.c_proj", ACTIVATIONS["quick_gelu"](linear("mlp.c_fc", normed)))
+    out = apply("mlp.c_proj", ACTIVATIONS["quick_gelu"](apply("mlp.c_fc", normed)))
     if config.adapter_dim:
         adapter = f"backbone.{name}.adapter_mlp"
-        narrow = F.gelu(F.linear(normed, weights[f"{adapter}.fc1.weight"]))
-        out = out + config.adapter_scale * F.linear(narrow, weights[f"{adapter}.fc2.weight"])
+        narrow = F.gelu(linear(normed, weights[f"{adapter}.fc1.weight"]))
+        out = out + config.adapter_scale * linear(narrow, weights[f"{adapter}.fc2.weight"])
     return x + out
 
 

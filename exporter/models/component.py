@@ -46,7 +46,7 @@ class Component:
     forward(weights, inputs, wanted) takes tensors by official name and by port name and returns the outputs in port
     order. wanted names outputs, None (or left out) means all: what nobody wants may be missing at the end.
     constants are values that follow from the config alone, such as rotary frequencies; they are weights to forward.
-    ranges gives [lowest, highest] of every dynamic dimension.
+    ranges gives [lowest, highest] of every dynamic dimension; vocab is how many ids its `input_ids` know.
     """
 
     name: str
@@ -57,6 +57,7 @@ class Component:
     ranges: dict[str, tuple[int, int]]
     constants: dict[str, np.ndarray] = field(default_factory=dict)
     cache: Cache | None = None
+    vocab: int | None = None
 
 
 def constants_of(components: Iterable[Component]) -> dict[str, LazyTensor]:

@@ -12,7 +12,7 @@ from ..checkpoints.source import Source
 from ..errors import InputError
 from .component import Component
 
-_MODULES = {"memvp-llama": "memvp_llama"}
+_MODULES = {"memvp-llama": "memvp_llama", "apt-vilt": "apt_vilt"}
 
 
 class Config(Protocol):
@@ -28,7 +28,9 @@ class Model:
     """A model read from its official files; weights stay in the files until they are asked for.
 
     preprocessing, tokenizer, generation and memory go into the manifest as they are; tokenizer_file is copied.
-    files lists every file that was read, by its key in model.toml. precision is the checkpoint's own.
+    generation is None where an answer is no text of the model's own. files lists every file that was read, by its key
+    in model.toml. precision is the checkpoint's own. weights are those of the graphs; unfolded, where some of these
+    were folded, what the reference runs on in their place: the checkpoint's own tensors.
     """
 
     family: str
@@ -41,11 +43,17 @@ class Model:
     preprocessing: Mapping[str, Any]
     tokenizer: Mapping[str, Any]
     tokenizer_file: Path
-    generation: Mapping[str, Any]
+    generation: Mapping[str, Any] | None
     memory: Mapping[str, Any]
     options: Mapping[str, Any] = field(default_factory=dict)
     labels: list[str] | None = None
     notes: list[str] = field(default_factory=list)
+    unfolded: Mapping[str, LazyTensor] | None = None
+
+    @property
+    def reference_weights(self) -> Mapping[str, LazyTensor]:
+        """What the reference runs on: the checkpoint's own tensors, never folded ones."""
+        return self.weights if self.unfolded is None else self.unfolded
 
 
 def load(source: Source) -> Model:

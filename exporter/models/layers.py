@@ -1,9 +1,11 @@
 """Layers shared by the families: norms and attention written out in the plain pattern every target understands.
 
-Norm statistics and softmax are float32 in every precision; a no-op in float32 graphs.
+Norm statistics and softmax are float32 in every precision; a no-op in float32 graphs. Weights that `--keep-fp32` names
+are float32 in half graphs: what is computed with them stays float32 until a module with half weights reads it.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # Half of float32's lowest value: a negative score added to it stays finite, so that a query with no key at all gets
@@ -11,7 +13,13 @@ from torch import Tensor
 MASKED = -1.7e38
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`x W^T + b` in the weight's dtype, to which x is cast. The result is not cast back: where a module is kept in
+    float32 because its results are beyond the range of float16, they reach the next module unharmed."""
+    return F.linear(x.to(weight.dtype), weight, bias)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float | Tensor) -> Tensor:
     """LayerNorm over the last axis, entirely in float32, cast back to x's dtype. weight and bias are float32."""
     x32 = x.float()
     centred = x32 - x32.mean(-1, keepdim=True)
@@ -20,9 +28,9 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """`x / sqrt(mean(x^2) + eps)` in float32, cast back to x's dtype, then times weight (spec 1.4)."""
+    """`x / sqrt(mean(x^2) + eps)` in float32, cast to the weight's dtype, then times weight (spec 1.4)."""
     x32 = x.float()
-    return (x32 * torch.rsqrt((x32 * x32).mean(-1, keepdim=True) + eps)).to(x.dtype) * weight
+    return (x32 * torch.rsqrt((x32 * x32).mean(-1, keepdim=True) + eps)).to(weight.dtype) * weight
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:

@@ -60,6 +60,15 @@ def visual_memory_ffn(
     return _visual_memory_ffn(hidden, ffn, visual, key_positions, value_positions, scale, activation)
 
 
+def visual_memory_operands(
+    hidden: Tensor, ffn: Tensor, visual: Tensor, key_positions: Tensor, value_positions: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The operands of `visual_memory_ffn`, all in one dtype: float32 where `ffn` or a table has been kept in it."""
+    dtype = torch.promote_types(ffn.dtype, torch.promote_types(key_positions.dtype, value_positions.dtype))
+    tables = key_positions.to(dtype), value_positions.to(dtype)
+    return hidden.to(dtype), ffn.to(dtype), visual.to(dtype), *tables
+
+
 @torch.library.custom_op("memvp::approximated_prompt", mutates_args=())
 def approximated_prompt(hidden: Tensor, attention: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """APT's lookup beside an attention: `attention + rowmax(a) * (a values)` with `a = relu(hidden keys^T)`.

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from .clip_tower import TowerConfig, tower, tower_weights
 from .component import Cache, Component, Port, Weight
-from .layers import attention, causal_bias, merge_heads, rms_norm, rotary, select_positions, split_heads
-from .memory import visual_memory_ffn
+from .layers import attention, causal_bias, linear, merge_heads, rms_norm, rotary, select_positions, split_heads
+from .memory import visual_memory_ffn, visual_memory_operands
 
 ACTIVATION = "silu"
 
@@ -94,8 +94,8 @@ def vision(weights: Mapping[str, Tensor], config: Config, pixels: Tensor, indica
     indicator are applied in float32: in half, 0.01 times a small feature would be subnormal twice.
     """
     features = tower(weights, config.tower, pixels.to(weights["visual.conv1.weight"].dtype))
-    narrow = F.silu(F.linear(features, weights["adapter_proj.fc1.weight"], weights["adapter_proj.fc1.bias"]))
-    projected = F.linear(narrow, weights["adapter_proj.fc2.weight"], weights["adapter_proj.fc2.bias"])
+    narrow = F.silu(linear(features, weights["adapter_proj.fc1.weight"], weights["adapter_proj.fc1.bias"]))
+    projected = linear(narrow, weights["adapter_proj.fc2.weight"], weights["adapter_proj.fc2.bias"])
     return (indicator[:, None, None] * (config.visual_scale * projected.float())).to(projected.dtype)
 
 
@@ -155,6 +155,7 @@ def _decoder(config: Config) -> Component:
         },
         constants={"rotary.inverse_frequencies": rotary_frequencies(config)},
         cache=Cache(axis=2, layers=config.layers),
+        vocab=config.vocab,
     )
 
 
@@ -183,26 +184,34 @@ def decoder(
         layer = f"model.layers.{i}"
         normed = rms_norm(x, weights[f"{layer}.input_layernorm.weight"], config.norm_eps)
         query, key, value = (
-            split_heads(F.linear(normed, weights[f"{layer}.self_attn.{n}_proj.weight"]), config.heads)
+            split_heads(linear(normed, weights[f"{layer}.self_attn.{n}_proj.weight"]), config.heads)
             for n in ("q", "k", "v")
         )
-        key = torch.cat([inputs[f"past_key_values.{i}.key"], rotary(key, cos, sin)], 2)
-        value = torch.cat([inputs[f"past_key_values.{i}.value"], value], 2)
+        # Where one of the three is kept in float32 the attention is too, over a cache that is not.
+        dtype = torch.promote_types(query.dtype, torch.promote_types(key.dtype, value.dtype))
+        key = _with_past(inputs[f"past_key_values.{i}.key"], rotary(key, cos, sin))
+        value = _with_past(inputs[f"past_key_values.{i}.value"], value)
         if caches:
             present += [key, value]
-        mixed = merge_heads(attention(rotary(query, cos, sin), key, value, bias))
-        x = x + F.linear(mixed, weights[f"{layer}.self_attn.o_proj.weight"])
+        mixed = merge_heads(attention(rotary(query, cos, sin).to(dtype), key.to(dtype), value.to(dtype), bias))
+        x = x + linear(mixed, weights[f"{layer}.self_attn.o_proj.weight"])
         x = x + _feed_forward(weights, config, layer, x, visual)
 
     x = select_positions(x, inputs["logits_positions"])
     x = rms_norm(x, weights["model.norm.weight"], config.norm_eps)
-    return (F.linear(x, weights["lm_head.weight"]).float(), *present)
+    return (linear(x, weights["lm_head.weight"]).float(), *present)
+
+
+def _with_past(past: Tensor, new: Tensor) -> Tensor:
+    """Past and new columns [B,H,P+T,hd] in the cache's dtype, whatever the projection's is."""
+    return torch.cat([past, new.to(past.dtype)], 2)
 
 
 def _feed_forward(weights: Mapping[str, Tensor], config: Config, layer: str, x: Tensor, visual: Tensor) -> Tensor:
     normed = rms_norm(x, weights[f"{layer}.post_attention_layernorm.weight"], config.norm_eps)
-    gate = F.silu(F.linear(normed, weights[f"{layer}.mlp.gate_proj.weight"]))
-    up = F.linear(normed, weights[f"{layer}.mlp.up_proj.weight"])
-    ffn = F.linear(gate * up, weights[f"{layer}.mlp.down_proj.weight"])
+    gate = F.silu(linear(normed, weights[f"{layer}.mlp.gate_proj.weight"]))
+    up = linear(normed, weights[f"{layer}.mlp.up_proj.weight"])
+    ffn = linear(gate * up, weights[f"{layer}.mlp.down_proj.weight"])
     tables = weights["adapter_emb1"], weights["adapter_emb2"]
-    return visual_memory_ffn(normed, ffn, visual, *tables, config.adapter_scale, ACTIVATION)
+    operands = visual_memory_operands(normed, ffn, visual, *tables)
+    return visual_memory_ffn(*operands, config.adapter_scale, ACTIVATION)

@@ -1,6 +1,6 @@
 """The PyTorch reference: a family's forward pass in float32 on the source's own tensors."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -9,32 +9,7 @@ from torch import Tensor
 from ..checkpoints.lazy import LazyTensor
 from ..errors import InputError
 from .component import Component, constants_of
-
-# A model below this many float32 bytes is kept in memory; a larger one is read again tensor by tensor at every call.
-KEEP_BYTES = 256 << 20
-
-
-class StreamedWeights(Mapping[str, Tensor]):
-    """float32 weights by official name, read when asked for and dropped after use, unless the model is small."""
-
-    def __init__(self, tensors: Mapping[str, LazyTensor], keep_bytes: int = KEEP_BYTES) -> None:
-        self._tensors = tensors
-        self._keep = sum(tensor.nbytes // tensor.dtype.itemsize * 4 for tensor in tensors.values()) <= keep_bytes
-        self._kept: dict[str, Tensor] = {}
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name in self._kept:
-            return self._kept[name]
-        tensor = self._tensors[name].load_float32()
-        if self._keep:
-            self._kept[name] = tensor
-        return tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
+from .streamed_weights import KEEP_BYTES, StreamedWeights
 
 
 class TorchReference:

@@ -183,3 +183,51 @@ def test_a_spec_that_lacks_a_key_is_refused() -> None:
     del spec["std"]
     with pytest.raises(InputError, match="missing 'std'"):
         images.check_preprocessing(spec)
+
+
+def stated_pixelbert(height: int, width: int, shorter: int) -> tuple[int, int]:
+    """PixelBERT's rule of ViLT's transform, for patches of 32 (spec 4.2)."""
+    longest = int((1333 / 800) * shorter)
+    scale = shorter / min(height, width)
+    new = (shorter, scale * width) if height < width else (scale * height, shorter)
+    if max(new) > longest:
+        new = (new[0] * longest / max(new), new[1] * longest / max(new))
+    rounded = (int(new[0] + 0.5), int(new[1] + 0.5))
+    return rounded[0] // 32 * 32, rounded[1] // 32 * 32
+
+
+@pytest.mark.parametrize("size", [(480, 640), (640, 480), (100, 100), (375, 500), (500, 333), (200, 1000), (1000, 210)])
+def test_pixelbert_sizes_are_the_papers(size: tuple[int, int]) -> None:
+    spec = images.pixelbert_preprocessing(608, 608, 384, 32)
+    assert spec["longer"] == 639
+    assert images.resized_size(*size, spec) == stated_pixelbert(*size, 384)
+    assert images.resized_size(480, 640, spec) == (384, 512)
+
+
+def test_pixelbert_pads_below_and_beside_with_what_is_zero_for_the_model() -> None:
+    image, spec = picture(480, 640), images.pixelbert_preprocessing(416, 544, 384, 32)
+    found, mask = images.preprocess(image, spec), images.pixel_mask(image, spec)
+    assert found.shape == (3, 416, 544) and mask.shape == (416, 544) and mask.dtype == np.int64
+    expected = np.asarray(image.resize((512, 384), Image.BICUBIC), np.float64).transpose(2, 0, 1) / 127.5 - 1
+    np.testing.assert_allclose(found[:, :384, :512], expected, rtol=1e-6, atol=1e-6)
+    assert mask[:384, :512].all() and mask.sum() == 384 * 512 and not found[:, mask == 0].any()
+    # The official mask is where the colours do not sum to zero: of 8 bits, none does.
+    np.testing.assert_array_equal(found.sum(0) != 0, mask == 1)
+
+
+def test_a_picture_larger_than_the_input_is_scaled_to_fit() -> None:
+    spec = images.pixelbert_preprocessing(384, 512, 384, 32)
+    assert images.resized_size(640, 480, spec) == (384, 288)
+    assert images.resized_size(480, 640, spec) == (384, 512)
+    assert images.resized_size(10, 4000, spec) == (32, 512)
+    assert images.preprocess(picture(640, 480), spec).shape == (3, 384, 512)
+
+
+def test_pixelbert_needs_its_own_numbers() -> None:
+    spec = images.pixelbert_preprocessing(64, 64, 64, 32)
+    with pytest.raises(InputError, match="missing 'longer'"):
+        images.check_preprocessing({key: value for key, value in spec.items() if key != "longer"})
+    with pytest.raises(InputError, match="unknown 'longer'"):
+        images.check_preprocessing(spec | {"resize": "squash"})
+    with pytest.raises(InputError, match="multiple = 0"):
+        images.check_preprocessing(spec | {"multiple": 0})

@@ -1,10 +1,9 @@
-"""Tensors that stay in their file: reading in float32 without both forms at once."""
+"""Tensors that stay in their file."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from memvp_export.exporter.checkpoints import lazy
 from memvp_export.exporter.checkpoints.lazy import LazyTensor, concatenated
 from memvp_export.exporter.checkpoints.torch_file import flatten_module, read_torch_file
 
@@ -22,15 +21,6 @@ def test_rows_are_read_apart(table: tuple[torch.Tensor, LazyTensor]) -> None:
     assert torch.equal(tensor.load_rows(11, 30), values[11:30])
 
 
-@pytest.mark.parametrize("block", [1, 40, 10_000])
-def test_float32_is_the_same_in_any_block(
-    table: tuple[torch.Tensor, LazyTensor], block: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    values, tensor = table
-    monkeypatch.setattr(lazy, "_BLOCK_BYTES", block)
-    assert torch.equal(tensor.load_float32(), values.float())
-
-
 def test_what_is_made_of_a_tensor_does_not_read_the_file_s_rows(table: tuple[torch.Tensor, LazyTensor]) -> None:
     values, tensor = table
     for made, expected in (
@@ -39,11 +29,11 @@ def test_what_is_made_of_a_tensor_does_not_read_the_file_s_rows(table: tuple[tor
         (concatenated([tensor, tensor], 1), torch.cat([values, values], 1)),
     ):
         assert made.load_rows is None
-        assert torch.equal(made.load_float32(), expected.float())
+        assert torch.equal(made.load(), expected)
 
 
 def test_strided_tensors_have_no_rows_of_their_own(tmp_path: Path) -> None:
     values = torch.arange(12.0).view(3, 4)
     torch.save({"transposed": values.T}, tmp_path / "file.pth")
     tensor = flatten_module(read_torch_file(tmp_path / "file.pth"))["transposed"]
-    assert tensor.load_rows is None and torch.equal(tensor.load_float32(), values.T)
+    assert tensor.load_rows is None and torch.equal(tensor.load(), values.T)

@@ -37,6 +37,7 @@ def test_one_file(tmp_path: Path) -> None:
         assert torch.equal(lazy.load(), tensor)
         lazy.load().zero_()
         assert torch.equal(lazy.load(), tensor)
+        assert lazy.load_rows is None if not tensor.shape else torch.equal(lazy.load_rows(1, 2), tensor[1:2])  # type: ignore[misc]
 
 
 def test_shards(tmp_path: Path) -> None:

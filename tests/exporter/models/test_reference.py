@@ -5,11 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from memvp_export.exporter.checkpoints.lazy import LazyTensor
 from memvp_export.exporter.errors import InputError
 from memvp_export.exporter.models.family import Model
-from memvp_export.exporter.models.reference import StreamedWeights, TorchReference
+from memvp_export.exporter.models.reference import TorchReference
 from torch import Tensor
 
 
@@ -38,11 +37,6 @@ def test_a_small_model_is_kept_and_a_large_one_read_again(model: Model) -> None:
         np.testing.assert_array_equal(ours, theirs)
     assert set(kept) == set(model.components[0].weights)
     assert set(kept.values()) == {1} and min(streamed.values()) >= 2
-
-
-def test_half_weights_are_computed_with_in_float32() -> None:
-    half = LazyTensor((2,), torch.float16, "file: a", lambda: torch.ones(2, dtype=torch.float16))
-    assert StreamedWeights({"a": half})["a"].dtype == torch.float32
 
 
 def test_half_inputs_give_float32_outputs(model: Model, reference: TorchReference) -> None:

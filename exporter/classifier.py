@@ -1,0 +1,117 @@
+"""Images and text -> a class or a score with the one component `model` of a classifier (spec 4), over any Session."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .data import Answer, Request
+from .errors import InputError, VerdictError
+from .images import check_preprocessing, load_image, pixel_mask, preprocess
+from .pipeline import DEFAULT_BATCH, Settings
+from .session import Arrays, Session
+from .wordpiece import WordPiece
+
+MODEL = "model"
+
+
+class Classifier:
+    """Answers requests with `model`: the most probable class, by its label or its number, or the score of a text and an
+    image where that is the model's only output.
+
+    Attributes: tokenizer; preprocessing; images, how many each request has; labels, or None; output, the port that is
+    read; max_sequence, the longest text in tokens; max_batch; defaults.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        tokenizer: WordPiece,
+        preprocessing: Mapping[str, Any],
+        model: Mapping[str, Any],
+        labels: Sequence[str] | None = None,
+    ) -> None:
+        """preprocessing, model (an entry of `components`) and labels are parts of the manifest. Raises InputError where
+        they do not fit together."""
+        check_preprocessing(preprocessing)
+        self._session, self.tokenizer, self.preprocessing = session, tokenizer, preprocessing
+        self._inputs = [port["name"] for port in model["inputs"]]
+        self.images = sum(name.startswith("pixel_values") for name in self._inputs)
+        self.labels, self.output = labels, str(model["outputs"][0]["name"])
+        self.max_batch = int(model["ranges"]["batch"][1])
+        self.max_sequence = min(tokenizer.maximum, int(model["ranges"]["sequence"][1]))
+        self.defaults = Settings()
+        classes = model["outputs"][0]["dims"][-1]
+        if labels is not None and len(labels) != classes:
+            raise InputError(f"the manifest has {len(labels)} labels, its model {classes} classes.")
+
+    @classmethod
+    def from_manifest(
+        cls, session: Session, manifest: Mapping[str, Any], root: Path, precision: str | None = None
+    ) -> "Classifier":
+        """The pipeline of an opened bundle; precision is nothing to it."""
+        tokenizer = WordPiece(root, manifest["tokenizer"])
+        model = manifest["components"][MODEL]
+        return cls(session, tokenizer, manifest["preprocessing"], model, manifest["labels"])
+
+    def answer(self, requests: Iterable[Request], settings: Settings | None = None) -> list[Answer]:
+        """Answers in the order of the requests: text is the label, ids the class. Raises InputError for unusable
+        images, texts or settings, VerdictError where the model gives values that are not finite."""
+        return [answer for batch in self.batches(requests, settings) for answer in batch]
+
+    def batches(self, requests: Iterable[Request], settings: Settings | None = None) -> Iterator[list[Answer]]:
+        """As `answer`, a batch at a time; requests are taken as they are needed."""
+        settings = settings or self.defaults
+        if settings.max_new_tokens != 1 or settings.temperature:
+            raise InputError("this model generates no text: leave max_new_tokens and temperature out.")
+        size = settings.batch or min(DEFAULT_BATCH, self.max_batch)
+        if size > self.max_batch:
+            raise InputError(f"batch is {size}; the model takes at most {self.max_batch}.")
+        source = iter(requests)
+        while batch := list(islice(source, size)):
+            outputs = self._session.run(MODEL, self.inputs(batch), [self.output])[self.output]
+            if not np.isfinite(outputs).all():
+                raise VerdictError(
+                    f"the model gave {self.output} that are not finite: its precision overflows on this input. "
+                    "Run `memvp-export check` on the bundle, or export it in another precision."
+                )
+            yield [self._answer(*each) for each in zip(batch, outputs, strict=True)]
+
+    def score(self, requests: Iterable[Request], settings: Settings | None = None) -> list[Answer]:
+        """Raises InputError: choices are for models that generate text."""
+        raise InputError("this model has classes of its own: leave the choices out.")
+
+    def inputs(self, requests: Sequence[Request]) -> Arrays:
+        """What `model` takes for these requests: texts padded on the right, images at the bottom and right."""
+        rows = [self._fitted(self.tokenizer.encode(request.text)) for request in requests]
+        width = max(map(len, rows))
+        ids = np.full((len(rows), width), self.tokenizer.pad, np.int64)
+        mask = np.zeros((len(rows), width), np.int64)
+        for index, row in enumerate(rows):
+            ids[index, : len(row)] = row
+            mask[index, : len(row)] = 1
+        made = {"input_ids": ids, "attention_mask": mask}
+        pictures = [[load_image(path) for path in self._paths(request)] for request in requests]
+        for number, suffix in enumerate(("", "_2")[: self.images]):
+            made[f"pixel_values{suffix}"] = np.stack([preprocess(p[number], self.preprocessing) for p in pictures])
+            made[f"pixel_mask{suffix}"] = np.stack([pixel_mask(p[number], self.preprocessing) for p in pictures])
+        return {name: made[name] for name in self._inputs}
+
+    def _fitted(self, ids: list[int]) -> list[int]:
+        """What is too long loses its end, never its [SEP]."""
+        return ids if len(ids) <= self.max_sequence else [*ids[: self.max_sequence - 1], self.tokenizer.sep]
+
+    def _paths(self, request: Request) -> list[Path]:
+        paths = [path for path in (request.image, request.image_2) if path is not None]
+        if len(paths) != self.images:
+            raise InputError(f"the request {request.id!r} has {len(paths)} images; this model looks at {self.images}.")
+        return paths
+
+    def _answer(self, request: Request, outputs: np.ndarray) -> Answer:
+        truncated = len(self.tokenizer.encode(request.text)) > self.max_sequence
+        if len(outputs) == 1:
+            return Answer(request.id, f"{float(outputs[0]):.6g}", (), None, truncated)
+        best = int(outputs.argmax())
+        return Answer(request.id, self.labels[best] if self.labels else str(best), (best,), None, truncated)
