@@ -5,6 +5,7 @@ from collections import Counter
 
 import onnx_ir as ir
 
+from ..keep_fp32 import module_of
 from ..models.component import Component, Port
 
 TRANSPOSED = "transposed"
@@ -84,8 +85,9 @@ def name_nodes(model: ir.Model, weights: set[str]) -> None:
     counts: Counter[str] = Counter()
     for node in model.graph:
         own = next((value.name for value in node.inputs if value is not None and value.name in weights), None)
-        if own is not None and node.domain == "":
-            scope = own.rsplit(".", 1)[0]
+        # A table of the memory that is cast for one site belongs to that site.
+        if own is not None and node.domain == "" and node.op_type != "Cast":
+            scope = module_of(own)
         base = f"{scope}/{node.op_type}"
         counts[base] += 1
         node.name = base if counts[base] == 1 else f"{base}_{counts[base]}"

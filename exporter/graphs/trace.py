@@ -3,9 +3,10 @@
 The pass is traced with fake tensors: no weight is read and none is allocated. `weights.py` writes the values.
 """
 
+import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from ..errors import InputError
+from ..keep_fp32 import METADATA, is_kept
 from ..models.component import Component, Port
 from .operators import add_functions, own_schemas, translation_table
 from .passes import fold_weight_transposes, name_dynamic_dims, name_nodes
@@ -43,9 +45,9 @@ def check_opset(opset: int, precision: str) -> None:
 class _Traced(nn.Module):
     """Official names may hold dots, which modules forbid: parameters are registered by index."""
 
-    def __init__(self, component: Component, weights: dict[str, torch.Tensor]) -> None:
+    def __init__(self, component: Component, weights: dict[str, torch.Tensor], dtype: torch.dtype) -> None:
         super().__init__()
-        self.component = component
+        self.component, self.dtype = component, dtype
         self.names = list(weights)
         for i, tensor in enumerate(weights.values()):
             self.register_parameter(f"weight_{i}", nn.Parameter(tensor, requires_grad=False))
@@ -53,11 +55,16 @@ class _Traced(nn.Module):
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         weights = {name: getattr(self, f"weight_{i}") for i, name in enumerate(self.names)}
         ports = (port.name for port in self.component.inputs)
-        return self.component.forward(weights, dict(zip(ports, inputs, strict=True)))
+        results = self.component.forward(weights, dict(zip(ports, inputs, strict=True)))
+        # Modules that are kept in float32 do not change the graph's interface.
+        ports_out = self.component.outputs
+        return tuple(r.to(self.dtype) if p.dtype == "graph" else r for p, r in zip(ports_out, results, strict=True))
 
 
-def trace(component: Component, precision: str, opset: int) -> ir.Model:
+def trace(component: Component, precision: str, opset: int, keep_fp32: Sequence[str] = ()) -> ir.Model:
     """The component's graph in `precision`; initializers carry official names, dtypes and shapes, but no values.
+
+    Modules that match a pattern of `keep_fp32` have float32 weights and compute in float32 (`exporter/keep_fp32.py`).
 
     Weights that only ever enter transposed are listed in the initializer's metadata ("transposed") with their shape
     swapped: the writer stores them that way.
@@ -65,12 +72,13 @@ def trace(component: Component, precision: str, opset: int) -> ir.Model:
     dtype = PRECISIONS[precision]
     fake = FakeTensorMode(shape_env=ShapeEnv())
     with fake, torch.no_grad():
+        wide = {name for name, weight in component.weights.items() if weight.float32 or is_kept(name, keep_fp32)}
         weights = {
-            name: torch.empty(weight.shape, dtype=torch.float32 if weight.float32 else dtype)
+            name: torch.empty(weight.shape, dtype=torch.float32 if name in wide else dtype)
             for name, weight in component.weights.items()
         }
         weights |= {name: torch.empty(value.shape) for name, value in component.constants.items()}
-        module = _Traced(component, weights).eval()
+        module = _Traced(component, weights, dtype).eval()
         inputs = tuple(_example(port, dtype) for port in component.inputs)
         with _quiet(), own_schemas():
             program = torch.onnx.export(
@@ -92,7 +100,7 @@ def trace(component: Component, precision: str, opset: int) -> ir.Model:
         onnxscript.optimizer.optimize_ir(model, inline=False)
     fold_weight_transposes(model, fake_weights)
     name_dynamic_dims(model, component)
-    _describe(model, component, precision)
+    _describe(model, component, precision, keep_fp32)
     name_nodes(model, fake_weights)
     add_functions(model, opset)
     return model
@@ -127,13 +135,15 @@ def _rename_weights(model: ir.Model, names: list[str]) -> set[str]:
     return found
 
 
-def _describe(model: ir.Model, component: Component, precision: str) -> None:
+def _describe(model: ir.Model, component: Component, precision: str, keep_fp32: Sequence[str]) -> None:
     model.producer_name = "memvp-export"
     model.producer_version = ""
     model.graph.name = component.name
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
     model.metadata_props["precision"] = precision
+    if keep_fp32:
+        model.metadata_props[METADATA] = json.dumps([*keep_fp32])
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..checkpoints.lazy import LazyTensor
 from ..errors import EnvironmentLack, InputError
+from ..keep_fp32 import module_of
 from .passes import TRANSPOSED
 
 # A mapped file is used in place from page boundaries.
@@ -93,7 +94,8 @@ def _write(value: ir.Value, tensor: LazyTensor, writer: "_HashingWriter", data: 
     for block in _blocks(loaded, transposed):
         converted = block.to(dtype).contiguous()
         if dtype != loaded.dtype:
-            _check_finite(converted, tensor.origin, f"does not fit {dtype}; export with --precision bf16 or fp32")
+            remedy = f"export with --precision bf16 or fp32, or with --keep-fp32 '{module_of(value.name or '')}'"
+            _check_finite(converted, tensor.origin, f"does not fit {dtype}; {remedy}")
         writer.write(converted)
     length = writer.size - offset
     writer.pad()

@@ -1,0 +1,46 @@
+"""Device memory that is kept from call to call: one buffer for each tensor of an engine."""
+
+from typing import Any, Protocol
+
+# TensorRT aligns to this; an empty tensor has an address too.
+_SMALLEST = 256
+
+
+class Allocator(Protocol):
+    """The part of Cuda that makes and ends buffers."""
+
+    def malloc(self, size: int) -> int: ...
+
+    def free(self, pointer: int) -> None: ...
+
+
+class Buffers:
+    """Device buffers by key, each as large as the largest tensor it had to hold."""
+
+    def __init__(self, cuda: Allocator) -> None:
+        self._cuda = cuda
+        self._held: dict[Any, tuple[int, int]] = {}
+
+    def address(self, key: Any, size: int, grows: bool = True) -> int:
+        """The address of a buffer of at least `size` bytes, never null; what it held is lost where it had to grow.
+
+        grows sets half as much again aside where a buffer was too small, for what will grow further.
+        """
+        pointer, capacity = self._held.get(key, (0, 0))
+        if pointer and size <= capacity:
+            return pointer
+        if pointer:
+            # Before the new one is made: both need not fit.
+            del self._held[key]
+            self._cuda.free(pointer)
+        # A cache grows a column at each step: the spare half keeps that from being an allocation each time.
+        capacity = max(size, capacity * 3 // 2 if grows else 0, _SMALLEST)
+        pointer = self._cuda.malloc(capacity)
+        self._held[key] = pointer, capacity
+        return pointer
+
+    def free(self) -> None:
+        """Give all buffers back."""
+        while self._held:
+            _, (pointer, _) = self._held.popitem()
+            self._cuda.free(pointer)

@@ -1,0 +1,150 @@
+"""Lowered graphs and recipes in a folder: all that build_engine needs to make a bundle's engines, here or elsewhere."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from onnx import TensorProto
+
+from ..bundle import Bundle
+from ..errors import InputError
+from ..graphs.lowering import Lowered, lower
+from ..graphs.lowering.plugin import OPERATORS
+from ..inspection.islands import PRODUCTS
+from ..inspection.memory_sites import DOMAIN
+from ..inspection.values import dtype_name, load_graph, type_graph
+from ..progress import Progress
+from .build_engine import SCHEMA
+from .profiles import make_profiles
+from .request import Settled
+from .shape_texts import Shapes
+
+SUFFIX = ".recipe.json"
+
+
+def write_recipe(
+    bundle: Bundle, component: str, settled: Settled, folder: Path, progress: Progress, portable: bool = False
+) -> Path:
+    """Lower a component into `folder`, an own one for each precision, and write its recipe; returns the recipe's path.
+
+    Published weights are linked; portable copies them. Raises InputError where explicit shapes do not fit.
+    """
+    request, choice = settled.request, settled.lowerings[component]
+    with progress.stage(f"lower {component}"):
+        lowered = lower(
+            bundle,
+            component,
+            settled.precision,
+            folder,
+            plugin=choice.name == "plugin",
+            cache=request.cache,
+            capacity=request.max_seq if request.cache == "in_place" else None,
+            single_pass=request.single_pass,
+            portable=portable,
+            progress=progress,
+        )
+    profiles = make_profiles(
+        lowered.inputs,
+        lowered.ranges,
+        max_batch=request.max_batch,
+        max_seq=request.max_seq,
+        min_shapes=_of(lowered, request.min_shapes),
+        opt_shapes=_of(lowered, request.opt_shapes),
+        max_shapes=_of(lowered, request.max_shapes),
+    )
+    stem = f"{component}.{settled.precision}{'.plugin' if lowered.lowering == 'plugin' else ''}"
+    recipe = {
+        "schema": SCHEMA,
+        "component": component,
+        "source": graph_digests(bundle, component, settled.precision),
+        "onnx": lowered.path.name,
+        "engine": f"{stem}.engine",
+        "record": f"{stem}.json",
+        "target": settled.target,
+        "precision": settled.precision,
+        "quantized": quantized_weights(lowered.path),
+        "keep_fp32": kept_products(lowered.path, settled.keep_fp32[component]),
+        "lowering": lowered.lowering,
+        "memory_sites": lowered.memory_sites,
+        "inputs": lowered.inputs,
+        "outputs": lowered.outputs,
+        "ranges": lowered.ranges,
+        "cache": lowered.cache,
+        "profiles": [{"name": profile.name, "shapes": profile.shapes} for profile in profiles],
+        "workspace": request.workspace,
+        "builder_effort": request.builder_effort,
+        "timing_cache": str(request.timing_cache) if request.timing_cache else None,
+        "plugin": _plugin(lowered, settled, folder),
+    }
+    path = folder / f"{stem}{SUFFIX}"
+    path.write_text(json.dumps(recipe, indent=1))
+    return path
+
+
+def quantized_weights(path: Path) -> dict[str, Any] | None:
+    """How many matrices a lowered graph holds quantized, the type of their numbers and their bytes; None of none."""
+    graph = load_graph(path).graph
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    read = [
+        stored[node.input[0]] for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in stored
+    ]
+    if not read:
+        return None
+    bits = 4 if read[0].data_type == TensorProto.INT4 else 8
+    return {
+        "dtype": dtype_name(read[0].data_type),
+        "layers": len(read),
+        "bytes": sum(prod(tensor.dims) for tensor in read) * bits // 8,
+    }
+
+
+def kept_products(path: Path, patterns: Sequence[str]) -> dict[str, list[str]] | None:
+    """The patterns of what a lowered graph keeps in float32; its products that are in it, by node; and those of them
+    that have a stored operand. None where nothing was to be kept."""
+    if not patterns:
+        return None
+    graph = type_graph(load_graph(path))
+    found = [
+        node
+        for node in graph.nodes
+        if (node.op_type in PRODUCTS or node.domain == DOMAIN) and graph.types[node.output[0]].dtype == "float32"
+    ]
+    stored = [node.name for node in found if not graph.static.isdisjoint(node.input)]
+    return {"patterns": [*patterns], "nodes": [node.name for node in found], "stored": stored}
+
+
+def graph_digests(bundle: Bundle, component: str, precision: str) -> dict[str, str]:
+    """SHA-256 of a component's published graph and its weights, by their names in the bundle."""
+    entry = bundle.manifest["components"].get(component, {"graphs": {}})["graphs"].get(precision)
+    if entry is None:
+        raise InputError(f"{bundle.root} has no {precision} graph of {component}.")
+    files = bundle.manifest["files"]
+    return {name: files[name]["sha256"] for name in (entry["file"], f"{entry['file']}.data") if name in files}
+
+
+def _of(lowered: Lowered, shapes: Shapes) -> dict[str, Any]:
+    """The explicit shapes that are of this component's inputs."""
+    names = {port["name"] for port in lowered.inputs}
+    return {name: shape for name, shape in shapes.items() if name in names}
+
+
+def _plugin(lowered: Lowered, settled: Settled, folder: Path) -> Mapping[str, Any] | None:
+    """What an engine needs of the plugin; a library that is here is copied, and without one who builds gives it."""
+    if lowered.lowering != "plugin":
+        return None
+    left = {node.op_type for node in load_graph(lowered.path).graph.node}
+    info, library = settled.library, None
+    if info:
+        library = folder / "plugins" / info.path.name
+        library.parent.mkdir(exist_ok=True)
+        shutil.copyfile(info.path, library)
+    return {
+        "library": str(library.relative_to(folder)) if library else None,
+        "sha256": info.sha256 if info else None,
+        "build_id": info.build_id if info else None,
+        "operators": sorted(left & {*(info.operators if info else OPERATORS)}),
+        "embed": settled.request.embed_plugin,
+    }

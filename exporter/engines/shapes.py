@@ -1,0 +1,113 @@
+"""The shapes of a call beside what an engine's ports and profiles take."""
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
+from ..errors import InputError
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+class NoProfile(InputError):
+    """The engine was built for other shapes than these; they may be right for the model."""
+
+
+def check_dims(entry: Mapping[str, Any], shapes: Shapes) -> None:
+    """Raise InputError where the inputs' shapes do not have the ports' dims, or contradict one another."""
+    for port in entry["inputs"]:
+        shape, dims = shapes[port["name"]], port["dims"]
+        if len(shape) != len(dims):
+            raise InputError(f"the input {port['name']!r} has the shape {list(shape)}; it takes {_named(dims)}")
+    lengths = lengths_of(entry["inputs"], shapes)
+    for name, length in lengths.items():
+        if length < 0:
+            raise InputError(f"the inputs' shapes leave {length} for {name}: give them lengths that belong together.")
+    for port in entry["inputs"]:
+        # A sum is known where all its parts have an axis of their own somewhere.
+        expected = [_length(dim, lengths) for dim in port["dims"]]
+        shape = shapes[port["name"]]
+        if any(wanted not in (None, given) for given, wanted in zip(shape, expected, strict=True)):
+            raise InputError(
+                f"the input {port['name']!r} has the shape {list(shape)}; beside the other inputs it takes "
+                f"{[dim if length is None else length for dim, length in zip(port['dims'], expected, strict=True)]}, "
+                f"which is {_named(port['dims'])}"
+            )
+
+
+def lengths_of(ports: Sequence[Mapping[str, Any]], shapes: Shapes) -> dict[str, int]:
+    """The lengths of the named dimensions: where a name stands alone, else what its sum with known ones leaves for it,
+    as with the past of a static cache. Ports without a shape are passed over."""
+    found: dict[str, int] = {}
+    sums = []
+    for port in ports:
+        for length, dim in zip(shapes.get(port["name"], ()), port["dims"], strict=False):
+            if isinstance(dim, str) and "+" not in dim:
+                found.setdefault(dim, length)
+            elif isinstance(dim, str):
+                sums.append(([part.strip() for part in dim.split("+")], length))
+    for parts, length in sums:
+        unknown = [part for part in parts if part not in found]
+        if len(unknown) == 1:
+            found[unknown[0]] = length - sum(found[part] for part in parts if part in found)
+    return found
+
+
+def choose_profile(entry: Mapping[str, Any], shapes: Shapes, name: str | None = None) -> int:
+    """The index of the engine's profile that holds the shapes: the narrowest one, so that a decode step does not run
+    with what was tuned for prefill. With a name, that one or none.
+
+    Raises NoProfile with each profile's ranges, InputError for a profile that the engine does not have.
+    """
+    profiles = entry["profiles"]
+    names = [profile["name"] for profile in profiles]
+    if name is not None and name not in names:
+        raise InputError(f"the engine of {entry['component']} has no profile {name!r}; it has {', '.join(names)}")
+    asked = [index for index, each in enumerate(names) if name in (None, each)]
+    misfits = {index: _misfits(profiles[index], shapes) for index in asked}
+    if fitting := [index for index in asked if not misfits[index]]:
+        return min(fitting, key=lambda index: _volume(profiles[index]))
+    reasons = "; ".join(f"{names[index]} takes {', '.join(misfits[index])}" for index in asked)
+    raise NoProfile(
+        f"no profile of the engine of {entry['component']} holds these shapes: {reasons}. Build one for them: "
+        "`memvp-export trt` with --max-batch, --max-seq or --min-shapes, --opt-shapes, --max-shapes."
+    )
+
+
+def built_ranges(entry: Mapping[str, Any]) -> dict[str, list[int]]:
+    """[lowest, highest] of every dynamic dimension over all profiles of the engine; its graph may take more."""
+    found: dict[str, list[int]] = {}
+    for profile in entry["profiles"]:
+        for point in ("min", "max"):
+            shapes = {name: limits[point] for name, limits in profile["shapes"].items()}
+            for dim, length in lengths_of(entry["inputs"], shapes).items():
+                low, high = found.get(dim, (length, length))
+                found[dim] = [min(low, length), max(high, length)]
+    return found
+
+
+def _misfits(profile: Mapping[str, Any], shapes: Shapes) -> list[str]:
+    return [
+        f"{name} {_range(limits['min'], limits['max'])}, not {list(shapes[name])}"
+        for name, limits in profile["shapes"].items()
+        if not all(low <= d <= high for low, d, high in zip(limits["min"], shapes[name], limits["max"], strict=True))
+    ]
+
+
+def _range(low: Sequence[int], high: Sequence[int]) -> str:
+    return "[" + ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in zip(low, high, strict=True)) + "]"
+
+
+def _volume(profile: Mapping[str, Any]) -> int:
+    return sum(prod(limits["max"]) for limits in profile["shapes"].values())
+
+
+def _length(dim: int | str, lengths: Mapping[str, int]) -> int | None:
+    if isinstance(dim, int):
+        return dim
+    parts = [lengths.get(part.strip()) for part in dim.split("+")]
+    return None if None in parts else sum(part for part in parts if part is not None)
+
+
+def _named(dims: Sequence[int | str]) -> str:
+    return "[" + ", ".join(map(str, dims)) + "]"

@@ -1,0 +1,121 @@
+"""TensorRT in this process: its module, its one logger, plugin libraries, loaded engines."""
+
+from __future__ import annotations
+
+import importlib
+import mmap
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from .engine_error import EngineError
+
+# Target -> Python module and its versions, from the first to below the second.
+MODULES = {"tensorrt": ("tensorrt", (10, 3), (12, 0)), "tensorrt-rtx": ("tensorrt_rtx", (1, 1), (2, 0))}
+_INSTALL = {
+    "tensorrt": "Install it with:  pip install 'memvp-export[gpu]'  (a Jetson has it from JetPack 6.1 on)",
+    "tensorrt_rtx": "Install it with:  pip install 'memvp-export[rtx]'",
+}
+
+
+def import_tensorrt(module: str = "tensorrt") -> Any:
+    """The Python module of TensorRT, "tensorrt" or "tensorrt_rtx"; EngineError where it is absent or not known."""
+    lowest, below = next(versions for name, *versions in MODULES.values() if name == module)
+    try:
+        trt = importlib.import_module(module)
+    except ImportError as error:
+        raise EngineError(f"{module} cannot be loaded ({error}). {_INSTALL[module]}", "environment") from error
+    if not lowest <= tuple(int(part) for part in re.findall(r"\d+", trt.__version__)[:2]) < below:
+        first, last = (".".join(map(str, version)) for version in (lowest, below))
+        message = f"{module} {trt.__version__} is not known to work: from {first} to below {last} is needed."
+        raise EngineError(f"{message} {_INSTALL[module]}", "environment")
+    return trt
+
+
+def flavor(trt: Any) -> str:
+    """ "tensorrt", or "tensorrt-rtx" where its libraries are those of TensorRT-RTX, whatever the module's name."""
+    try:
+        rtx = "libtensorrt_rtx" in Path("/proc/self/maps").read_text()
+    except OSError:
+        rtx = False
+    return "tensorrt-rtx" if rtx or trt.__name__ == "tensorrt_rtx" else "tensorrt"
+
+
+_LOGGERS: dict[str, Any] = {}
+
+
+def logger(trt: Any) -> Any:
+    """The process's one logger of this module; it keeps the errors and the listing of layers of the last build.
+
+    TensorRT holds on to the first logger it is given: a process must never drop it or make another.
+    """
+    if trt.__name__ not in _LOGGERS:
+
+        class Log(trt.ILogger):
+            def __init__(self) -> None:
+                trt.ILogger.__init__(self)
+                self.errors: list[str] = []
+                self.layers = ""
+
+            def log(self, severity: Any, message: str) -> None:
+                if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
+                    self.errors.append(message)
+                elif "Layers:\n" in message:
+                    self.layers = message
+
+        _LOGGERS[trt.__name__] = Log()
+    return _LOGGERS[trt.__name__]
+
+
+def load_plugin(trt: Any, library: str | Path | None, operators: Iterable[str] = ()) -> None:
+    """Register the creators of a plugin library, once a process; EngineError where `operators` are then missing.
+
+    Without a library the creators must have been registered by the process itself.
+    """
+    registry = trt.get_plugin_registry()
+
+    def missing() -> list[str]:
+        known = {creator.name for creator in registry.all_creators}
+        return [name for name in operators if name not in known]
+
+    if library and (missing() or not operators):
+        if not Path(library).is_file():
+            raise EngineError(f"the plugin library {library} does not exist: memvp-export plugin build", "input")
+        registry.load_library(str(Path(library).resolve()))
+    if missing():
+        message = (
+            f"{trt.__name__} {trt.__version__} cannot load the plugin: {library or 'this process'} has no creator of "
+            f"{', '.join(missing())}. Build the library for this machine:  memvp-export plugin build  (and give it to "
+            "build.sh with --plugin; or build with --plugin off)"
+        )
+        raise EngineError(with_reason(message, logger(trt).errors), "environment")
+
+
+_RUNTIMES: dict[str, Any] = {}
+
+
+def load_engine(trt: Any, path: str | Path, host_code: bool = False) -> Any:
+    """The deserialized engine of a file; EngineError with TensorRT's reason where this machine cannot load it.
+
+    host_code permits an engine that carries a plugin library to run it.
+    """
+    log = logger(trt)
+    del log.errors[:]
+    if trt.__name__ not in _RUNTIMES:
+        _RUNTIMES[trt.__name__] = trt.Runtime(log)
+    runtime = _RUNTIMES[trt.__name__]
+    runtime.engine_host_code_allowed = host_code
+    try:
+        with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            engine = runtime.deserialize_cuda_engine(data)
+    except (OSError, ValueError) as error:
+        raise EngineError(f"{path} cannot be read: {error}", "input") from error
+    if engine is None:
+        message = f"{trt.__name__} {trt.__version__} cannot load {path} on this machine."
+        raise EngineError(with_reason(message, log.errors), "environment")
+    return engine
+
+
+def with_reason(message: str, errors: list[str]) -> str:
+    return message + (f" TensorRT says: {errors[-1].strip()}" if errors else "")

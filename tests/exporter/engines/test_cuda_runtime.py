@@ -1,0 +1,113 @@
+"""The calls to the CUDA runtime, made on a library that works on host memory: arguments, order, errors."""
+
+import ctypes
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from memvp_export.exporter.engines import cuda_runtime
+from memvp_export.exporter.engines.cuda_runtime import Cuda
+from memvp_export.exporter.engines.engine_error import EngineError
+
+
+@pytest.fixture(scope="session")
+def fake_runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler = shutil.which("cc") or shutil.which("gcc") or pytest.skip("no C compiler")
+    library = tmp_path_factory.mktemp("cudart") / "libcudart_fake.so"
+    source = Path(__file__).with_name("fake_cudart.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", source, "-o", library], check=True)
+    return library
+
+
+@pytest.fixture
+def cuda(fake_runtime: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cuda]:
+    monkeypatch.setattr(cuda_runtime, "_cuda_names", lambda: [str(fake_runtime)])
+    monkeypatch.setattr(cuda_runtime, "_FOUND", [])
+    yield Cuda()
+
+
+def test_a_device_describes_itself(cuda: Cuda) -> None:
+    assert Cuda.available() is None
+    assert cuda.device() == {
+        "name": "Fake GPU",
+        "sm": "89",
+        "driver": "12.8",
+        "runtime": "12.6",
+        "memory": 1 << 21,
+        "l2": 4096,
+        "multiprocessors": 58,
+    }
+    assert cuda.memory() == (1 << 20, 1 << 21)
+    with pytest.raises(EngineError, match=r"cudaSetDevice failed: invalid device ordinal"):
+        Cuda(1)
+
+
+def test_bytes_go_there_and_back_from_any_buffer(cuda: Cuda) -> None:
+    array = np.arange(6, dtype=np.float32)
+    array.flags.writeable = False
+    pointer = cuda.malloc(24)
+    back = bytearray(24)
+    for host in (array, array.tobytes(), bytearray(array.tobytes()), memoryview(bytearray(array.tobytes()))):
+        cuda.upload(pointer, bytes([0xFF] * 24), 24)
+        cuda.upload(pointer, host, 24)
+        cuda.download(back, pointer, 24)
+        cuda.synchronize()
+        assert bytes(back) == array.tobytes()
+    address = ctypes.create_string_buffer(24)
+    cuda.download(ctypes.addressof(address), pointer, 24)
+    assert address.raw == array.tobytes()
+    cuda.free(pointer)
+
+
+def test_an_empty_tensor_has_an_address(cuda: Cuda) -> None:
+    pointer = cuda.malloc(0)
+    assert pointer
+    cuda.free(pointer)
+
+
+def test_time_lies_between_events(cuda: Cuda, fake_runtime: Path) -> None:
+    library = ctypes.CDLL(str(fake_runtime))
+    before = library.fakeOpenStreams(), library.fakeOpenEvents()
+    stream, start, end = cuda.stream(), cuda.event(), cuda.event()
+    cuda.record(start, stream)
+    cuda.record(end, stream)
+    assert cuda.elapsed_ms(start, end) == 1.5
+    cuda.destroy_event(start)
+    cuda.destroy_event(end)
+    cuda.synchronize(stream)
+    cuda.destroy_stream(stream)
+    assert (library.fakeOpenStreams(), library.fakeOpenEvents()) == before
+
+
+def test_full_memory_is_said_with_the_size(cuda: Cuda, fake_runtime: Path) -> None:
+    ctypes.CDLL(str(fake_runtime)).fakeFailNext()
+    with pytest.raises(EngineError, match="too little free memory: cudaMalloc of 1,000,000 bytes") as failure:
+        cuda.malloc(1_000_000)
+    assert failure.value.kind == "environment"
+
+
+def test_without_a_library_or_a_driver_the_reason_is_given(
+    fake_runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda_runtime, "_FOUND", [])
+    monkeypatch.setattr(cuda_runtime, "_cuda_names", lambda: ["libnothing.so"])
+    assert "libcudart) is not found" in (Cuda.available() or "")
+    with pytest.raises(EngineError, match="is not found"):
+        Cuda()
+    # A library that answers as NVIDIA's does where there is no driver.
+    source = fake_runtime.with_name("driverless.c")
+    text = Path(__file__).with_name("fake_cudart.c").read_text()
+    text = text.replace("*count = 1; return 0;", "*count = 0; return 35;").replace("*version = 12080", "*version = 0")
+    source.write_text(text)
+    driverless = tmp_path / "libdriverless.so"
+    subprocess.run([shutil.which("cc") or "gcc", "-shared", "-fPIC", source, "-o", driverless], check=True)
+    monkeypatch.setattr(cuda_runtime, "_FOUND", [])
+    monkeypatch.setattr(cuda_runtime, "_cuda_names", lambda: [str(driverless)])
+    assert Cuda.available() == "no NVIDIA driver is installed: a GPU is needed."
+    # Where an older library works, the first one's failure does not matter.
+    monkeypatch.setattr(cuda_runtime, "_FOUND", [])
+    monkeypatch.setattr(cuda_runtime, "_cuda_names", lambda: [str(driverless), str(fake_runtime)])
+    assert Cuda.available() is None

@@ -1,0 +1,143 @@
+"""The profiles that follow from sizes and shapes."""
+
+from typing import Any
+
+import pytest
+from memvp_export.exporter.engines.profiles import Profile, make_profiles
+from memvp_export.exporter.errors import InputError
+
+Ports = list[dict[str, Any]]
+
+
+def port(name: str, *dims: int | str) -> dict[str, Any]:
+    return {"name": name, "dtype": "float16", "dims": list(dims)}
+
+
+VISION = [port("pixel_values", "batch", 3, 224, 224), port("image_indicator", "batch")]
+DECODER = [
+    port("input_ids", "batch", "sequence"),
+    port("attention_mask", "batch", "past_sequence + sequence"),
+    port("logits_positions", "batch", "positions"),
+    port("visual_memory", "batch", 256, 96),
+    port("past_key_values.0.key", "batch", 6, "past_sequence", 16),
+]
+SINGLE_PASS = [port("input_ids", "batch", "sequence"), port("attention_mask", "batch", "sequence")]
+RANGES = {"batch": [1, 64], "sequence": [1, 512], "past_sequence": [0, 511], "positions": [1, 512]}
+
+
+def limits(profile: Profile, name: str) -> list[list[int]]:
+    return [profile.shapes[name][which] for which in ("min", "opt", "max")]
+
+
+def test_a_component_without_a_past_gets_one_profile() -> None:
+    (profile,) = make_profiles(VISION, {"batch": [1, 64]}, max_batch=5)
+    assert profile.name == "default"
+    assert limits(profile, "pixel_values") == [[1, 3, 224, 224], [3, 3, 224, 224], [5, 3, 224, 224]]
+    assert limits(profile, "image_indicator") == [[1], [3], [5]]
+
+
+def test_a_past_gives_a_profile_to_prefill_and_one_to_decode() -> None:
+    prefill, decode = make_profiles(DECODER, RANGES, max_batch=2, max_seq=128)
+    assert (prefill.name, decode.name) == ("prefill", "decode")
+    assert limits(prefill, "input_ids") == [[1, 1], [1, 64], [2, 128]]
+    assert limits(prefill, "past_key_values.0.key") == [[1, 6, 0, 16], [1, 6, 0, 16], [2, 6, 127, 16]]
+    assert limits(prefill, "logits_positions") == [[1, 1], [1, 1], [2, 128]]
+    assert limits(decode, "input_ids") == [[1, 1], [1, 1], [2, 1]]
+    assert limits(decode, "past_key_values.0.key") == [[1, 6, 0, 16], [1, 6, 63, 16], [2, 6, 127, 16]]
+    assert limits(decode, "attention_mask") == [[1, 1], [1, 64], [2, 128]]
+    assert limits(decode, "logits_positions") == [[1, 1], [1, 1], [2, 1]]
+
+
+def test_a_static_past_bounds_past_and_new_columns_together() -> None:
+    ports = [*DECODER[:-1], port("past_key_values.0.key", "batch", 6, 128, 16)]
+    ranges = {**RANGES, "sequence": [1, 128], "past_sequence": [0, 127]}
+    prefill, decode = make_profiles(ports, ranges, max_batch=2, max_seq=128)
+    assert limits(prefill, "attention_mask") == [[1, 1], [1, 64], [2, 128]]
+    assert limits(decode, "attention_mask") == [[1, 1], [1, 64], [2, 128]]
+    assert limits(decode, "past_key_values.0.key") == [[1, 6, 128, 16], [1, 6, 128, 16], [2, 6, 128, 16]]
+    # Shorter calls leave room for a past.
+    prefill, _ = make_profiles(ports, ranges, max_shapes={"input_ids": [2, 100]})
+    assert limits(prefill, "attention_mask")[2] == [2, 128] and limits(prefill, "input_ids")[2] == [2, 100]
+
+
+@pytest.mark.parametrize("sizes", [{}, {"max_batch": 1}, {"max_batch": 64, "max_seq": 1}, {"max_seq": 17}])
+@pytest.mark.parametrize("ports", [DECODER, SINGLE_PASS, VISION])
+def test_all_inputs_of_a_profile_agree(ports: Ports, sizes: dict[str, int]) -> None:
+    ranges = RANGES if ports is DECODER else {"batch": [1, 64], "sequence": [1, 512]}
+    for profile in make_profiles(ports, ranges, **sizes):
+        assert list(profile.shapes) == [port["name"] for port in ports]
+        for which in ("min", "opt", "max"):
+            found: dict[str, int] = {}
+            for one in sorted(ports, key=lambda port: "+" in str(port["dims"])):
+                for dim, size in zip(one["dims"], profile.shapes[one["name"]][which], strict=True):
+                    if isinstance(dim, int):
+                        assert size == dim
+                    elif "+" in dim:
+                        assert size == found["past_sequence"] + found["sequence"]
+                    else:
+                        assert found.setdefault(dim, size) == size
+        for one in ports:
+            assert all(low <= common <= high for low, common, high in zip(*limits(profile, one["name"]), strict=True))
+
+
+def test_unless_said_a_batch_of_eight_and_all_columns() -> None:
+    prefill, _ = make_profiles(DECODER, RANGES)
+    assert prefill.shapes["input_ids"]["max"] == [8, 512]
+    assert make_profiles(VISION, {"batch": [1, 4]})[0].shapes["image_indicator"]["max"] == [4]
+
+
+@pytest.mark.parametrize(
+    "sizes, message",
+    [
+        ({"max_batch": 65}, "--max-batch asks for batch = 65; this component takes 1 to 64"),
+        ({"max_batch": 0}, "--max-batch asks for batch = 0"),
+        ({"max_seq": 513}, "--max-seq asks for sequence = 513; this component takes 1 to 512"),
+        ({"max_seq": 0}, "--max-seq asks for sequence = 0"),
+    ],
+)
+def test_a_size_outside_the_components_ranges_is_refused(sizes: dict[str, int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make_profiles(DECODER, RANGES, **sizes)
+
+
+def test_a_given_shape_holds_for_all_inputs() -> None:
+    prefill, decode = make_profiles(
+        DECODER,
+        RANGES,
+        max_batch=8,
+        min_shapes={"input_ids": [2, 1]},
+        opt_shapes={"attention_mask": [2, 48], "input_ids": [2, 16]},
+        max_shapes={"input_ids": [4, 32], "past_key_values.0.key": [4, 6, 100, 16]},
+    )
+    assert limits(prefill, "input_ids") == [[2, 1], [2, 16], [4, 32]]
+    assert limits(prefill, "past_key_values.0.key") == [[2, 6, 0, 16], [2, 6, 32, 16], [4, 6, 100, 16]]
+    assert limits(prefill, "attention_mask") == [[2, 1], [2, 48], [4, 132]]
+    assert limits(prefill, "logits_positions") == [[2, 1], [2, 1], [4, 32]]
+    assert limits(decode, "input_ids") == [[2, 1], [2, 1], [4, 1]]
+    assert limits(decode, "attention_mask") == [[2, 1], [2, 33], [4, 101]]
+
+
+def test_what_is_not_given_keeps_within_what_is() -> None:
+    (profile,) = make_profiles(SINGLE_PASS, RANGES | {}, max_shapes={"input_ids": [2, 16]})[:1]
+    assert limits(profile, "input_ids") == [[1, 1], [1, 16], [2, 16]]
+    (profile,) = make_profiles(VISION, {"batch": [1, 64]}, min_shapes={"image_indicator": [32]})
+    assert limits(profile, "image_indicator") == [[32], [32], [32]]
+
+
+@pytest.mark.parametrize(
+    "shapes, message",
+    [
+        ({"max_shapes": {"pixels": [1]}}, "there is no input 'pixels'; there is input_ids, attention_mask"),
+        ({"max_shapes": {"input_ids": [1, 2, 3]}}, r"--max-shapes input_ids:1x2x3 does not fit .* batchxsequence"),
+        ({"min_shapes": {"visual_memory": [1, 255, 96]}}, "does not fit visual_memory, which is batchx256x96"),
+        ({"opt_shapes": {"input_ids": [65, 2]}}, "--opt-shapes asks for batch = 65; this component takes 1 to 64"),
+        ({"opt_shapes": {"input_ids": [16, 2]}}, "batch of 1 at least, 16 commonly and 8 at most: give"),
+        ({"min_shapes": {"input_ids": [4, 2]}, "max_shapes": {"input_ids": [2, 2]}}, "batch of 4 at least"),
+        ({"max_shapes": {"attention_mask": [1, 9]}}, r"gives past_sequence \+ sequence only as a sum"),
+        ({"max_shapes": {"attention_mask": [1, 9], "input_ids": [1, 10]}}, "does not agree with the other shapes"),
+        ({"max_shapes": {"visual_memory": [2, 256, 96], "input_ids": [1, 10]}}, "does not agree .* on batch"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(shapes: dict[str, dict[str, list[int]]], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make_profiles(DECODER, RANGES, **shapes)
