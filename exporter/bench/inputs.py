@@ -1,0 +1,94 @@
+"""Inputs of a load: the bundle's golden samples where they fit a port, otherwise values its description allows."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..bundle import Bundle
+from ..kv_cache import DTYPES, KVCache
+from ..parity.samples import read_cases
+from ..session import Arrays, Session
+from .loads import DECODE, Load
+
+_SEED = 20240607
+
+
+def golden_arrays(bundle: Bundle) -> Arrays:
+    """What the golden cases "rows" hold, by port name, without caches: real pictures, visual memories, and the
+    ids of real texts."""
+    known: Arrays = {}
+    for case in read_cases(bundle):
+        if case.name == "rows":
+            known |= {name: array for name, array in (case.outputs | case.inputs).items() if "." not in name}
+    if "attention_mask" in known:
+        # The columns that are masked hold random ids.
+        known["input_ids"] = known["input_ids"][known["attention_mask"] != 0]
+    return known
+
+
+def inputs_of(
+    component: Mapping[str, Any], load: Load, past: int, columns: int, precision: str, known: Arrays
+) -> Arrays:
+    """One array for every input of `component` but its caches, in the dtypes that the graph takes: `columns` new
+    columns after `past` ones, no padding, logits of the last column. Golden rows are repeated to fill the batch."""
+    random = np.random.default_rng(_SEED)
+    sizes = {"batch": load.batch, "sequence": columns, "past_sequence": past, "positions": 1}
+    vocab = next((port["dims"][-1] for port in component["outputs"] if port["name"] == "logits"), 2)
+    made: Arrays = {}
+    for port in component["inputs"]:
+        name, shape = port["name"], [_length(dim, sizes) for dim in port["dims"]]
+        if name.startswith("past_key_values."):
+            continue
+        values: np.ndarray
+        if name == "position_ids":
+            values = np.broadcast_to(np.arange(past, past + columns), shape)
+        elif name == "logits_positions":
+            values = np.full(shape, columns - 1)
+        elif "mask" in name or name.endswith("indicator"):
+            values = np.ones(shape)
+        elif name in known and (name == "input_ids" or list(known[name].shape[1:]) == shape[1:]):
+            values = np.resize(known[name], shape)
+        elif name == "input_ids":
+            values = random.integers(0, vocab, shape)
+        else:
+            values = random.standard_normal(shape)
+        made[name] = np.array(values, _dtype(port["dtype"], precision), order="C")
+    return made
+
+
+def filled_cache(
+    session: Session, component: Mapping[str, Any], load: Load, chunk: int, precision: str, known: Arrays
+) -> KVCache:
+    """A cache of `load.past` columns, filled by a real prefill in calls of at most `chunk` columns."""
+    cache = KVCache(component, precision, load.batch)
+    while cache.length < load.past:
+        columns = min(chunk, load.past - cache.length)
+        feed = inputs_of(component, load, cache.length, columns, precision, known) | cache.inputs()
+        cache.update(session.run(load.component, feed, cache.present), columns)
+    return cache
+
+
+def feed_of(
+    session: Session, component: Mapping[str, Any], load: Load, chunk: int, precision: str, known: Arrays
+) -> Arrays:
+    """Every input of a call of `load`. A decode step has its past; any other call starts with an empty cache."""
+    feed = inputs_of(component, load, load.past, load.columns, precision, known)
+    if not component.get("cache"):
+        return feed
+    if load.stage == DECODE:
+        return feed | filled_cache(session, component, load, chunk, precision, known).inputs()
+    return feed | KVCache(component, precision, load.batch).inputs()
+
+
+def _length(dim: int | str, sizes: Mapping[str, int]) -> int:
+    return dim if isinstance(dim, int) else sum(sizes.get(part.strip(), 1) for part in dim.split("+"))
+
+
+def _dtype(name: str, precision: str) -> np.dtype:
+    name = DTYPES[precision] if name == "graph" else name
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)

@@ -1,0 +1,164 @@
+"""What is measured side by side: a bundle on a backend, opened once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ..bundle import Bundle
+from ..errors import EnvironmentLack, InputError, MissingPackage, ToolError
+from ..machine import usable_cores
+from ..run import BACKENDS, manifest_as_run, open_session
+from ..session import Arrays, Session
+from .inputs import golden_arrays
+from .loads import Ranges
+
+TORCH = "torch"
+KNOWN = (TORCH, *BACKENDS)
+
+
+@dataclass(frozen=True)
+class Lane:
+    """A bundle on a backend. precision is the one asked for; name is unique in a report. trust_bundle and lowering are
+    of engines, see TensorRTSession."""
+
+    name: str
+    bundle: Bundle
+    backend: str
+    precision: str
+    trust_bundle: bool = False
+    lowering: str | None = None
+
+    @cached_property
+    def session(self) -> Session:
+        """Opened when it is first used. Raises what the backend's session raises."""
+        if self.backend == TORCH:
+            from .torch_session import open_torch
+
+            return open_torch(self.bundle, self.precision)
+        lowering = self.lowering if self.backend == "tensorrt" else None
+        return open_session(self.bundle, self.backend, self.precision, self.trust_bundle, lowering)
+
+    @property
+    def computes(self) -> str:
+        """The precision of the session's own inputs and outputs."""
+        return str(getattr(self.session, "precision", self.precision))
+
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """The bundle's, with the ports, ranges and caches of the engines where the session runs engines."""
+        return manifest_as_run(self.bundle, self.session)
+
+    @property
+    def ranges(self) -> dict[str, Ranges]:
+        """What each component takes, by dynamic dimension."""
+        return {name: part["ranges"] for name, part in self.manifest["components"].items()}
+
+    @cached_property
+    def golden(self) -> Arrays:
+        """See `golden_arrays`."""
+        return golden_arrays(self.bundle)
+
+    def lack(self) -> ToolError | None:
+        """Why this cannot be measured here, as far as that is known before a graph is loaded."""
+        if self.backend not in KNOWN:
+            return InputError(f"backend {self.backend!r} cannot be measured; this version knows {', '.join(KNOWN)}")
+        if self.backend == TORCH and find_spec("torch") is None:
+            return MissingPackage("torch", "export")
+        if self.backend == "onnxruntime" and find_spec("onnxruntime") is None:
+            return MissingPackage("onnxruntime", "cpu")
+        if self.backend == "onnxruntime" and self.precision == "bf16":
+            return EnvironmentLack(
+                "ONNX Runtime's CPU has no bfloat16 kernels: measure another backend, or a bundle in fp32 or fp16."
+            )
+        # Opening reads no weights and loads no engine, but chooses among the engines that there are.
+        try:
+            _ = self.session
+        except ToolError as error:
+            return error
+        return None
+
+    def record(self) -> dict[str, Any]:
+        """What a report says of the lane, once its session is open."""
+        return {
+            "name": self.name,
+            "backend": self.backend,
+            "bundle": str(self.bundle.root),
+            "digest": self.bundle.manifest["digest"],
+            "precision": self.precision,
+            "runs": self._runs(),
+            "threads": self._threads(),
+            "engines": [_engine(entry) for entry in getattr(self.session, "entries", {}).values()],
+        }
+
+    def _runs(self) -> str:
+        if self.backend == TORCH:
+            device = getattr(self.session, "device", "cpu")
+            return f"PyTorch eager in {self.computes} on {device}, weights in memory"
+        if self.backend == "onnxruntime":
+            mapped = getattr(self.session, "mapped", None)
+            words = "ONNX Runtime on the CPU"
+            words += ", which computes fp16 graphs in fp32" if self.precision == "fp16" else f" in {self.precision}"
+            return words + (f"; {', '.join(sorted(mapped))} unoptimized, weights in their file" if mapped else "")
+        facts: dict[str, str] = getattr(self.session, "facts", {})
+        return f"{self.backend} in {self.precision}" + (f"; {facts['engines']}" if "engines" in facts else "")
+
+    def _threads(self) -> int | None:
+        """Threads of a CPU backend, where it can be asked."""
+        if self.backend != TORCH:
+            return None
+        import torch
+
+        return torch.get_num_threads()
+
+
+def lanes_of(
+    bundles: list[Bundle],
+    backends: tuple[str, ...] | None,
+    precision: str | None,
+    trust_bundle: bool = False,
+    lowering: str | None = None,
+) -> tuple[list[Lane], list[str]]:
+    """A lane for each bundle and backend, and notes on what was left out. backends None: all that can be measured
+    here. Raises the lack of a backend that was asked for, and EnvironmentLack where nothing can be measured."""
+    lanes: list[Lane] = []
+    notes: list[str] = []
+    for bundle, label in zip(bundles, _labels(bundles), strict=True):
+        for backend in dict.fromkeys(KNOWN if backends is None else backends):
+            name = f"{label} {backend}" if label else backend
+            lane = Lane(name, bundle, backend, precision or bundle.manifest["precision"], trust_bundle, lowering)
+            lack = lane.lack()
+            if lack is None:
+                lanes.append(lane)
+            elif backends is None:
+                notes.append(f"{name} is left out: {lack}")
+            else:
+                raise lack
+    if not lanes:
+        raise EnvironmentLack("nothing can be measured here. " + " ".join(notes))
+    return lanes, notes
+
+
+def _engine(entry: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("component", "file", "target", "tensorrt", "flavor", "gpu", "lowering", "plugin")
+    return {name: entry.get(name) for name in names}
+
+
+def threads_note(lanes: list[dict[str, Any]]) -> list[str]:
+    """A note where one CPU backend may use more cores than another."""
+    few = [lane for lane in lanes if lane["threads"] not in (None, usable_cores())]
+    if not few or len({lane["backend"] for lane in lanes}) == 1:
+        return []
+    return [
+        f"{few[0]['name']} has {few[0]['threads']} threads for {usable_cores()} cores, and the others choose by "
+        "themselves: is OMP_NUM_THREADS set?"
+    ]
+
+
+def _labels(bundles: list[Bundle]) -> list[str]:
+    if len(bundles) == 1:
+        return [""]
+    names = [Path(bundle.root).resolve().name for bundle in bundles]
+    return names if len(set(names)) == len(names) else [str(bundle.root) for bundle in bundles]
