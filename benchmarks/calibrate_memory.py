@@ -1,0 +1,63 @@
+"""Peak memory of calibration as samples grow: it should not.
+
+python benchmarks/calibrate_memory.py [--samples 32 512 4096]
+
+Each number of samples is a process of its own. Prints a Markdown table: peak resident memory and seconds.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from memvp_export.calibration.calibrate import calibrate
+from memvp_export.examples.shapes.files import MODEL
+from memvp_export.examples.shapes.questions import question
+from memvp_export.examples.shapes.scenes import draw
+from memvp_export.exporter.checkpoints.source import read_source
+from memvp_export.exporter.export import export_onnx
+from memvp_export.exporter.progress import Progress
+
+PICTURES = 256
+
+
+def write_questions(folder: Path, count: int) -> Path:
+    """Questions of the training split about PICTURES scenes, in turns."""
+    folder.mkdir(exist_ok=True)
+    lines = []
+    for index in range(count):
+        scene, one = question("train", 7, index % PICTURES)
+        if index < PICTURES:
+            draw(scene).save(folder / f"{index}.png", compress_level=1)
+        lines.append(json.dumps({"id": str(index), "text": one.text, "image": f"{index % PICTURES}.png"}) + "\n")
+    path = folder / f"{count}.jsonl"
+    path.write_text("".join(lines))
+    return path
+
+
+def main() -> None:
+    """Export once, calibrate in child processes, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--samples", type=int, nargs="*", default=[32, 512, 4096])
+    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        bundle, data, count = options.measure
+        progress, start = Progress(), time.perf_counter()
+        calibrate(bundle, data, "int8", samples=int(count), rest="fp32", sensitivity=False, progress=progress)
+        print(f"| {count} | {progress.peak_mib:.0f} MiB | {time.perf_counter() - start:.0f} s |", flush=True)
+        return
+    with tempfile.TemporaryDirectory() as work:
+        bundle = export_onnx(read_source(MODEL), Path(work) / "bundle", "fp32", golden=False)
+        print("| samples | peak memory | time |\n|---|---|---|", flush=True)
+        for count in options.samples:
+            data = write_questions(Path(work) / "data", count)
+            command = [sys.executable, __file__, "--measure", str(bundle.root), str(data), str(count)]
+            subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""How far a quantized model's outputs are from the float32 model's."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+_LOGITS = ("logits",)
+
+
+@dataclass(frozen=True)
+class Damage:
+    """relative_l2 is `|q - f| / |f|` over all final outputs; kl, in nats, the mean over columns of
+    `sum p log(p / q)`, and top1 the share of columns with the same first token, None without logits."""
+
+    relative_l2: float
+    kl: float | None
+    top1: float | None
+
+
+def damage(outputs: Iterable[tuple[str, np.ndarray, np.ndarray]]) -> Damage:
+    """From what `Tape.replay` gives."""
+    gap = power = kl = 0.0
+    same = columns = 0
+    for name, actual, expected in outputs:
+        a, e = actual.astype(np.float64), expected.astype(np.float64)
+        gap += float(np.square(a - e).sum())
+        power += float(np.square(e).sum())
+        if name in _LOGITS:
+            p, q = _log_softmax(e), _log_softmax(a)
+            kl += float((np.exp(p) * (p - q)).sum())
+            same += int((a.argmax(-1) == e.argmax(-1)).sum())
+            columns += e[..., 0].size
+    relative = float(np.sqrt(gap / power)) if power else float(np.inf if gap else 0)
+    return Damage(relative, kl / columns if columns else None, same / columns if columns else None)
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))

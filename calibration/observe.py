@@ -1,0 +1,129 @@
+"""A session that runs a model's float32 graphs and watches the tensors that enter its products.
+
+Whatever drives it, such as the pipeline, asks for the graph's own outputs and gets them; the watched tensors are
+outputs beside those, in as many runs as memory wants, and are gone when the call returns.
+"""
+
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ..exporter.inspection.values import Dim, dims_of, load_graph
+from ..exporter.onnx_session import OnnxSession
+from ..exporter.parity.bisect_probe import used_columns, used_elements
+from ..exporter.session import Arrays
+from .links import link_weights
+from .observers import Observer
+
+CHUNK_BYTES = 256 << 20
+# Taken for a tensor whose shape the graph does not say.
+_UNKNOWN_BYTES = 32 << 20
+
+Observers = dict[str, dict[str, Observer]]
+
+
+class ObservingSession:
+    """Implements Session over float32 graphs by component.
+
+    watched gives, by component, the tensors and their observers. Columns that no token uses (padding) and rows without
+    an image are not observed: what a model computes there reaches no answer. Rows to keep are drawn by `seed`.
+    """
+
+    def __init__(self, graphs: Mapping[str, Path], watched: Observers, folder: Path, seed: int = 0) -> None:
+        """folder takes graphs with more outputs, and links to their weights."""
+        self.watched, self._seed = watched, seed
+        self._calls = 0
+        self._dims: dict[str, dict[str, list[Dim]]] = {}
+        self._inputs: dict[str, dict[str, list[Dim]]] = {}
+        probing = {name: self._with_outputs(name, path, folder) for name, path in graphs.items()}
+        self._session = OnnxSession(probing, "fp32")
+        self._plain = {name: _outputs(path) for name, path in graphs.items()}
+
+    def _with_outputs(self, component: str, path: Path, folder: Path) -> Path:
+        model = load_graph(path)
+        graph = model.graph
+        self._inputs[component] = {value.name: dims_of(value) for value in graph.input}
+        known = {value.name: dims_of(value) for value in (*graph.value_info, *graph.input, *graph.output)}
+        self._dims[component] = {name: known.get(name, []) for name in self.watched.get(component, {})}
+        present = {value.name for value in (*graph.output, *graph.input)}
+        graph.output.extend(
+            value
+            for name in self._dims[component]
+            if name not in present
+            for value in [type(graph.output[0])(name=name)]
+        )
+        target = folder / path.name
+        link_weights(graph, path, folder)
+        target.write_bytes(model.SerializeToString())
+        return target
+
+    def begin(self, number: int) -> None:
+        """Say how many samples were observed before: which rows are kept does not depend on where a run was resumed."""
+        self._calls = number << 16
+
+    def run(self, component: str, inputs: Mapping[str, np.ndarray], outputs: list[str] | None = None) -> Arrays:
+        """See Session.run."""
+        watched = self.watched.get(component, {})
+        asked = list(outputs or self._plain[component])
+        results: Arrays = {}
+        for chunk in self._chunks(component, inputs):
+            found = self._session.run(component, inputs, list(dict.fromkeys([*(asked if not results else []), *chunk])))
+            results = results or {name: found[name] for name in asked}
+            for name in chunk:
+                rows, priorities = self._rows(component, name, found[name], inputs)
+                watched[name].update(rows, priorities, f"{component} {name}")
+        self._calls += 1
+        return results
+
+    def _rows(
+        self, component: str, name: str, values: np.ndarray, inputs: Mapping[str, np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The rows [n, width] that count, and their priorities."""
+        rows = values.reshape(-1, values.shape[-1])
+        # Tensors of one shape keep the same rows, those of the same tokens.
+        generator = np.random.default_rng([self._seed, zlib.crc32(component.encode()), self._calls])
+        priorities = generator.random(len(rows))
+        used = _used(self._dims[component][name], values.shape, inputs)
+        return (rows, priorities) if used is None else (rows[used], priorities[used])
+
+    def _chunks(self, component: str, inputs: Mapping[str, np.ndarray]) -> Iterator[list[str]]:
+        lengths = {
+            dim: length
+            for name, dims in self._inputs[component].items()
+            for dim, length in zip(dims, inputs[name].shape, strict=True)
+            if name in inputs and isinstance(dim, str)
+        }
+        chunk: list[str] = []
+        total = 0
+        for name, dims in self._dims[component].items():
+            size = _bytes(dims, lengths)
+            if chunk and total + size > CHUNK_BYTES:
+                yield chunk
+                chunk, total = [], 0
+            chunk.append(name)
+            total += size
+        yield chunk
+
+
+def _outputs(path: Path) -> list[str]:
+    return [value.name for value in load_graph(path).graph.output]
+
+
+def _used(dims: list[Dim], shape: tuple[int, ...], inputs: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """Which rows of a tensor count; bool [rows], None for all."""
+    kept = used_elements(dims, used_columns(dict(inputs)))
+    if kept is None and "image_indicator" in inputs and dims[:1] == ["batch"]:
+        kept = (inputs["image_indicator"] != 0).reshape(-1, *[1] * (len(shape) - 1))
+    return None if kept is None else np.broadcast_to(kept, (*shape[:-1], 1)).ravel()
+
+
+def _bytes(dims: list[Dim], lengths: Mapping[str, int]) -> int:
+    size = 4
+    for dim in dims:
+        terms = [lengths.get(term) for term in dim.split(" + ")] if isinstance(dim, str) else [dim]
+        if not dims or None in terms:
+            return _UNKNOWN_BYTES
+        size *= sum(term for term in terms if term is not None)
+    return size if dims else _UNKNOWN_BYTES

@@ -1,0 +1,146 @@
+"""The data a model is calibrated on, run the way it is used: requests through the pipeline with its preprocessing and
+its generation, caches included, or calls of components with ready-made tensors."""
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..exporter.bundle import Bundle, sha256_file
+from ..exporter.data import Request
+from ..exporter.datasets import open_dataset
+from ..exporter.errors import InputError
+from ..exporter.parity.samples import read_samples
+from ..exporter.pipeline import Settings
+from ..exporter.pipelines import pipeline_from
+from ..exporter.run import read_npz
+from ..exporter.session import Arrays, Session
+
+DEFAULT_SAMPLES = 256
+FEWEST = 8
+BATCH = 8
+
+Call = tuple[str, Mapping[str, np.ndarray]]
+Data = Path | str | Iterable[Request] | Iterable[Call] | None
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples in their order. play(session, skip) runs all but the first `skip` through a session and yields how many
+    were done after every batch. digest identifies them, by content; requests are those with texts, empty for calls."""
+
+    kind: str
+    count: int
+    digest: str
+    play: Callable[[Session, int], Iterator[int]]
+    requests: Sequence[Request] = ()
+
+    def description(self) -> dict[str, Any]:
+        """For scale files and reports."""
+        return {"kind": self.kind, "samples": self.count, "sha256": self.digest}
+
+
+def open_samples(bundle: Bundle, data: Data, count: int | None, seed: int) -> Samples:
+    """At most `count` samples (None: DEFAULT_SAMPLES) of `data`, drawn by `seed`, in their order.
+
+    data is a JSONL file, a ScienceQA folder, a folder of npz files (`<component>/*.npz`, arrays by input name), an
+    iterable of requests or of (component, arrays), or None: the bundle's own questions. Raises InputError for data that
+    is none of these, or has fewer than FEWEST samples (the bundle's own excepted).
+    """
+    if count is not None and count < 1:
+        raise InputError(f"samples is {count}; it must be at least 1.")
+    wanted = count or DEFAULT_SAMPLES
+    if data is None:
+        requests = [request for request, _ in read_samples(bundle)]
+        if not requests:
+            raise InputError(f"{bundle.root} has no samples of its own: give --data with some that are like its use.")
+        return _of_requests(bundle, "the bundle's own questions", requests, wanted, seed)
+    if isinstance(data, Path | str):
+        if Path(data).is_dir() and not (Path(data) / "problems.json").exists():
+            return _of_files(Path(data), bundle, wanted, seed)
+        dataset = open_dataset(data)
+        settings = None if not dataset.single_pass else Settings(max_new_tokens=1)
+        drawn = _of_requests(bundle, Path(data).name, list(dataset.requests()), wanted, seed, settings)
+        _require(drawn.count, str(data))
+        return drawn
+    held = list(data)
+    _require(len(held), "the iterable")
+    if all(isinstance(one, Request) for one in held):
+        return _of_requests(bundle, "requests", held, wanted, seed)  # type: ignore[arg-type]
+    return _of_calls("arrays", _drawn(held, wanted, seed), _calls_digest(held), lambda call: call)
+
+
+def _require(count: int, where: str) -> None:
+    if count < FEWEST:
+        raise InputError(f"{where} has {count} samples; calibration needs at least {FEWEST}, and better some hundred.")
+
+
+def _drawn(every: Sequence[Any], wanted: int, seed: int) -> list[Any]:
+    if len(every) <= wanted:
+        return list(every)
+    return [every[index] for index in sorted(random.Random(seed).sample(range(len(every)), wanted))]
+
+
+def _of_requests(
+    bundle: Bundle, kind: str, every: Sequence[Request], wanted: int, seed: int, settings: Settings | None = None
+) -> Samples:
+    requests = _drawn(every, wanted, seed)
+
+    def play(session: Session, skip: int) -> Iterator[int]:
+        pipeline = pipeline_from(session, bundle.manifest, bundle.root, precision="fp32")
+        how = settings or pipeline.defaults
+        done = skip
+        for answers in pipeline.batches(requests[skip:], Settings(**{**vars(how), "batch": BATCH})):
+            done += len(answers)
+            yield done
+
+    return Samples(kind, len(requests), _requests_digest(requests), play, requests)
+
+
+def _requests_digest(requests: Iterable[Request]) -> str:
+    digest = hashlib.sha256()
+    for one in requests:
+        images = [sha256_file(image) for image in (one.image, one.image_2) if image]
+        digest.update(json.dumps([one.text, images]).encode())
+    return digest.hexdigest()
+
+
+def _of_files(folder: Path, bundle: Bundle, wanted: int, seed: int) -> Samples:
+    names = list(bundle.manifest["components"])
+    found = [(name, path) for name in names for path in sorted((folder / name).glob("*.npz"))]
+    if len(names) == 1:
+        found += [(names[0], path) for path in sorted(folder.glob("*.npz"))]
+    if not found:
+        where = ", ".join(f"{name}/*.npz" for name in names)
+        raise InputError(f"{folder} holds no calls of this bundle's components: there is neither of {where}.")
+    _require(len(found), str(folder))
+    drawn = _drawn(found, wanted, seed)
+    digest = hashlib.sha256("".join(sha256_file(path) for _, path in drawn).encode()).hexdigest()
+    return _of_calls(folder.name, drawn, digest, lambda one: (one[0], read_npz(one[1])))
+
+
+def _of_calls(kind: str, every: Sequence[Any], digest: str, read: Callable[[Any], Call]) -> Samples:
+    def play(session: Session, skip: int) -> Iterator[int]:
+        for done, one in enumerate(every[skip:], skip + 1):
+            component, inputs = read(one)
+            session.run(component, inputs)
+            yield done
+
+    return Samples(kind, len(every), digest, play)
+
+
+def _calls_digest(calls: Iterable[Any]) -> str:
+    digest = hashlib.sha256()
+    for call in calls:
+        if not (isinstance(call, tuple) and len(call) == 2 and isinstance(call[1], Mapping)):
+            raise InputError("an iterable of calibration data gives Requests, or tuples (component, arrays by name).")
+        arrays: Arrays = dict(call[1])
+        for name in sorted(arrays):
+            digest.update(f"{call[0]}/{name}/{arrays[name].dtype}/{arrays[name].shape}".encode())
+            digest.update(np.ascontiguousarray(arrays[name]).view(np.uint8).data)
+    return digest.hexdigest()

@@ -1,0 +1,32 @@
+"""Made-up requests: only where they are asked for, since ranges of made-up data are not those of use."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..exporter.bundle import Bundle
+from ..exporter.data import Request
+from ..exporter.errors import InputError
+from ..exporter.tokenization import Tokenizer
+from .samples import DEFAULT_SAMPLES
+
+_TOKENS = 24
+
+
+def synthetic_requests(bundle: Bundle, count: int | None, seed: int, folder: Path) -> list[Request]:
+    """Requests of random tokens, each with an image of coloured noise in `folder`. Raises InputError for a bundle
+    without a tokenizer that makes texts of tokens."""
+    if bundle.manifest["family"] != "memvp-llama":
+        raise InputError(f"there is no synthetic data for the family {bundle.manifest['family']}: give --data.")
+    tokenizer, generator = Tokenizer(bundle.root, bundle.manifest["tokenizer"]), np.random.default_rng(seed)
+    size = bundle.manifest["preprocessing"]
+    folder.mkdir(parents=True)
+    requests = []
+    for number in range(count or DEFAULT_SAMPLES):
+        ids = generator.integers(3, tokenizer.pieces, _TOKENS).tolist()
+        path = folder / f"{number}.png"
+        noise = generator.integers(0, 256, (size["height"], size["width"], 3), np.uint8)
+        Image.fromarray(noise).save(path, compress_level=1)
+        requests.append(Request(str(number), tokenizer.decode(ids) or "?", path))
+    return requests
