@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from machine import describe
 from memvp_export import Bundle, export_onnx, read_source
 from memvp_export.examples.random_source import Sizes, write_source
+from memvp_export.exporter.machine import describe
 from memvp_export.exporter.models.family import load
 from memvp_export.exporter.models.reference import TorchReference
 from memvp_export.exporter.onnx_session import OnnxSession

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from machine import describe
+from memvp_export.exporter.machine import describe
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -1,0 +1,118 @@
+"""Engines of the shipped model and of a LLaMA-7B-shaped one: built, read back, compared with PyTorch, and measured.
+
+One part compiles the plugin, one exports each bundle, and one more takes each variant of it the whole way, in a copy of
+the bundle that shares its files. Decoding in a CUDA graph is left out: the session of engines does not offer it.
+"""
+
+import os
+import shutil
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from parts import Part, Place
+
+SHAPES, LARGE = "shapes", "llama-7b"
+# (precision, --plugin, --cache)
+VARIANTS = {
+    SHAPES: [
+        *((precision, plugin, "delta") for precision in ("fp32", "fp16", "bf16") for plugin in ("off", "on")),
+        ("fp16", "off", "concat"),
+    ],
+    LARGE: [("fp16", "off", "delta"), ("fp16", "on", "delta"), ("bf16", "off", "delta"), ("fp16", "off", "concat")],
+}
+_SUMMARY = (
+    *("layers", "layers_by_type", "products_by_precision", "plugin_layers", "memory_sites", "cache_copies"),
+    *("seconds", "read_from", "activation"),
+)
+
+
+def plugin_library(place: Place) -> dict[str, Any]:
+    """Compile the plugin for this GPU; variants without it do not need it."""
+    import torch
+
+    if place.dry_run or not torch.cuda.is_available():
+        return place.tool("plugin", "build", "-o", _library(place), "--dry-run")
+    major, minor = torch.cuda.get_device_capability()
+    return _through(place.tool("plugin", "build", "-o", _library(place), "--arch", f"{major}{minor}", "--json"))
+
+
+def _library(place: Place) -> Path:
+    return place.work / "libmemvp_plugins.so"
+
+
+def bundle(name: str, place: Place) -> dict[str, Any]:
+    """Export a bundle into the working folder; in a dry run the large one is the random one of odd sizes."""
+    source, target = place.root / "examples/shapes/model", place.work / f"{name}.bundle"
+    if name == LARGE:
+        source = place.work / f"{name}.source"
+        _write_source(source, place)
+    golden = ["--no-golden"] if place.dry_run else []
+    done = place.tool("onnx", source, "-o", target, "--precision", "fp16", "--overwrite", "--json", *golden)
+    if name == LARGE:
+        shutil.rmtree(source)
+    return _through(done)
+
+
+def _write_source(folder: Path, place: Place) -> None:
+    from memvp_export.examples.random_source import PRESETS, write_source
+
+    # Few blocks of the tower are enough: it is the decoder that is measured.
+    large = replace(PRESETS["7b"], layers=place.layers, tower_blocks=3)
+    write_source(folder, PRESETS["odd"] if place.dry_run else large)
+
+
+def variant(name: str, precision: str, plugin: str, cache: str, place: Place) -> dict[str, Any]:
+    """Build the engines of a variant, list their layers, compare them with PyTorch and measure them beside it."""
+    made = place.work / f"{name}.bundle"
+    if not made.is_dir():
+        return {"lacks": f"the part {name}-bundle did not get through"}
+    if _library(place).is_file():
+        os.environ["MEMVP_PLUGIN"] = str(_library(place))
+    root = place.work / f"{name}-{precision}-{plugin}-{cache}.bundle"
+    shutil.rmtree(root, ignore_errors=True)
+    # Nothing changes a file of a bundle in place.
+    shutil.copytree(made, root, copy_function=lambda source, target: Path(target).hardlink_to(source))
+    try:
+        return {"precision": precision, "plugin": plugin, "cache": cache} | _taken(
+            root, precision, plugin, cache, place
+        )
+    finally:
+        shutil.rmtree(root)
+
+
+def _taken(root: Path, precision: str, plugin: str, cache: str, place: Place) -> dict[str, Any]:
+    built = place.tool("trt", root, f"--{precision}", "--plugin", plugin, "--cache", cache, "--json")
+    if built["code"]:
+        return {"lacks": built["lacks"], "build": built} if "lacks" in built else {"build": built}
+    # Only the command's figures: the entries are in the report of `inspect`.
+    del built["json"]
+    engines = place.tool("inspect", root, "--json")["json"]["engines"]
+    asked = ["--backend", "tensorrt", "--precision", precision]
+    return {
+        "build": built,
+        "engines": {one["component"]: {key: one.get(key) for key in _SUMMARY} for one in engines},
+        "check": place.tool("check", root, *asked, "--json"),
+        "bench": place.tool("bench", root, "--backend", "torch", *asked, "--duration", "0.5", "--json"),
+    }
+
+
+def _through(done: dict[str, Any]) -> dict[str, Any]:
+    """What a command said, unless it failed for a reason other than what this machine lacks."""
+    if done["code"] and "lacks" not in done:
+        raise SystemExit(done["said"])
+    return done
+
+
+def _parts() -> list[Part]:
+    found = [Part("plugin-library", 240, plugin_library)]
+    for name, variants in VARIANTS.items():
+        found.append(Part(f"{name}-bundle", 300, partial(bundle, name)))
+        for precision, plugin, cache in variants:
+            title = f"{name}-{precision}-{'plugin' if plugin == 'on' else 'native'}-{cache}"
+            found.append(Part(title, 150 if name == SHAPES else 300, partial(variant, name, precision, plugin, cache)))
+    return found
+
+
+PARTS = _parts()

@@ -1,0 +1,65 @@
+"""What the parts of run_all.py share: where they work, and how they call the tool."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_MAIN = "from memvp_export.cli import main; main()"
+# Exit code of a command that this machine has not got what it needs for.
+_LACKS = 3
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where results go, and at what size: `layers` of the LLaMA-7B-shaped model, or hardly anything in a dry run."""
+
+    root: Path
+    results: Path
+    layers: int
+    dry_run: bool
+
+    def json(self, part: str) -> Path:
+        """The result of a part."""
+        return self.results / f"{part}.json"
+
+    @property
+    def work(self) -> Path:
+        """Bundles and engines: large, and nothing to keep."""
+        folder = self.results / "work"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def tool(self, *words: object) -> dict[str, Any]:
+        """Run a memvp-export command: exit code, last line, seconds, and its JSON where it printed some. "lacks" says
+        what this machine has not got, where that is why it ended."""
+        started = time.monotonic()
+        command = [sys.executable, "-c", _MAIN, *map(str, words)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        print("$ memvp-export", *words, "\n", done.stderr, flush=True)
+        lines = done.stderr.rstrip().splitlines()
+        errors = [line for line in lines if line.startswith("error: ")]
+        found: dict[str, Any] = {
+            "words": [str(word) for word in words],
+            "code": done.returncode,
+            "said": lines[-1] if lines else "",
+            "seconds": round(time.monotonic() - started, 2),
+        }
+        if done.returncode == _LACKS and errors:
+            found["lacks"] = "\n".join(lines[lines.index(errors[0]) :])
+        if done.stdout.strip().startswith(("{", "[")):
+            found["json"] = json.loads(done.stdout)
+        return found
+
+
+@dataclass(frozen=True)
+class Part:
+    """A name, the most seconds it may take, and what makes its result."""
+
+    name: str
+    seconds: int
+    run: Callable[[Place], dict[str, Any]]
