@@ -3,16 +3,20 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-all lint format typecheck clean
+.PHONY: demo test test-all tensorrt-cpu lint format typecheck clean
 
 demo: $(VENV)/.ready
 	$(BIN)/memvp-export demo demo-out --overwrite
 
-test: $(VENV)/.ready lint typecheck
+test: $(VENV)/.ready tensorrt-cpu lint typecheck
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
 
-test-all: $(VENV)/.ready lint typecheck
+test-all: $(VENV)/.ready tensorrt-cpu lint typecheck
 	$(BIN)/pytest -n 2 --dist loadfile
+
+# Builds engines without a GPU. Where it cannot be had, the tests that need it are skipped; in CI this fails.
+tensorrt-cpu: $(VENV)/.ready
+	$(BIN)/python tests/install_tensorrt_cpu.py $(VENV)/tensorrt-cpu
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
@@ -26,7 +30,7 @@ format: $(VENV)/.ready
 typecheck: $(VENV)/.ready
 	@mkdir -p .typecheck && ln -sfn .. .typecheck/memvp_export
 	cd .typecheck && MYPYPATH=. ../$(BIN)/mypy --config-file ../pyproject.toml \
-	  -p memvp_export.exporter -p memvp_export.plugins -p memvp_export.examples -m memvp_export.cli
+	  -p memvp_export.calibration -p memvp_export.exporter -p memvp_export.plugins -p memvp_export.examples -m memvp_export.cli
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'

@@ -8,11 +8,17 @@ from typing import Any
 
 _EXPORTS = {
     "Bundle": "bundle",
+    "Request": "engines.request",
     "Session": "session",
+    "adopt_engines": "engines.build",
+    "bench": "bench.measure",
+    "build_engines": "engines.build",
     "check": "parity.check",
     "export_onnx": "export",
     "inspect_path": "inspection",
+    "lower_engines": "engines.build",
     "open_session": "run",
+    "plan_engines": "engines.build",
     "read_source": "checkpoints.source",
     "run": "run",
 }

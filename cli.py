@@ -19,14 +19,21 @@ if TYPE_CHECKING:
 
 _GENERATION = {"max_new_tokens", "temperature", "top_p", "seed"}
 _RUN_MODES = {
-    "text": {"image", "choices", "hint", *_GENERATION},
+    "text": {"image", "image_2", "choices", "hint", *_GENERATION},
     "data": {"output", "no_resume", "dry_run", "batch", *_GENERATION},
     "component": {"inputs", "save_outputs"},
 }
 PRECISIONS = click.Choice(["fp32", "fp16", "bf16"])
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 _PRECISION = click.option("--precision", type=PRECISIONS, help="Which of the bundle's graphs (default: its own).")
-_FILES = ("base", "vision", "adapter", "tokenizer")
+_BACKEND = click.option(
+    "--backend", type=click.Choice(["onnxruntime", "tensorrt"]), default="onnxruntime", show_default=True
+)
+_TRUST = click.option("--trust-bundle", is_flag=True, help="Load engines that bring host code of their own.")
+_LOWERING = click.option(
+    "--lowering", type=click.Choice(["plugin", "native"]), help="Only engines of this lowering (default: the newest)."
+)
+_FILES = ("base", "vision", "adapter", "checkpoint", "tokenizer", "labels")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -136,6 +143,9 @@ def _pair(flag: str, text: str) -> tuple[str, str]:
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The bundle to make.")
 @click.option("--precision", type=PRECISIONS, help="Precision of the graphs (default: the checkpoint's own).")
 @click.option("--opset", type=int, help="ONNX opset (default 20; 22 for bf16, whose convolutions need it).")
+@click.option(
+    "--keep-fp32", multiple=True, metavar="PATTERN", help="Modules of half graphs to keep in float32; repeatable."
+)
 @click.option("--samples", type=click.Path(path_type=Path), help="JSONL requests to make the golden samples of.")
 @click.option("--no-golden", is_flag=True, help="Leave the golden samples out: `check` will then need the source.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle of this name.")
@@ -147,6 +157,7 @@ def onnx(
     output: Path,
     precision: str | None,
     opset: int | None,
+    keep_fp32: tuple[str, ...],
     samples: Path | None,
     no_golden: bool,
     overwrite: bool,
@@ -167,14 +178,22 @@ def onnx(
     parsed = _read_source(source, flags)
     if dry_run:
         check_free(output, overwrite)
-        plan = plan_export(parsed, precision, opset, golden=not no_golden).to_dict(output)
+        plan = plan_export(parsed, precision, opset, not no_golden, keep_fp32).to_dict(output)
         _print_json(plan) if as_json else print_plan(plan)
         if not plan["fits"]:
             raise EnvironmentLack(f"{output} would take {console.size(plan['bytes'])}, which the disk has no room for.")
         return _done(f"dry run: nothing was written; {output} would take {console.size(plan['bytes'])}")
     progress = console.progress()
     bundle = export.export_onnx(
-        parsed, output, precision, opset, samples, golden=not no_golden, overwrite=overwrite, progress=progress
+        parsed,
+        output,
+        precision,
+        opset,
+        samples,
+        golden=not no_golden,
+        overwrite=overwrite,
+        progress=progress,
+        keep_fp32=keep_fp32,
     )
     if as_json:
         _print_json(
@@ -189,13 +208,137 @@ def onnx(
 
 @cli.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--backend", type=click.Choice(["onnxruntime"]), default="onnxruntime", show_default=True)
+@click.option("--data", type=click.Path(path_type=Path), help="Samples like those of use (default: the bundle's own).")
+@click.option(
+    "--precision", type=click.Choice(["int8", "fp8", "int8-weights", "int4-weights"]), default="int8", show_default=True
+)
+@click.option(
+    "--method",
+    type=click.Choice(["max", "percentile", "mse"]),
+    default="mse",
+    show_default=True,
+    help="Where ranges are cut.",
+)
+@click.option("--smooth-quant/--no-smooth-quant", default=True, help="Move outliers of activations into weights.")
+@click.option("--samples", type=int, help="How many samples (default 256).")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--rest", type=PRECISIONS, help="Precision of all else (default: the bundle's half type, else fp16).")
+@click.option("--include", multiple=True, metavar="PATTERN", help="Only these layers; repeat for several.")
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="Not these layers; repeat for several.")
+@click.option("--budget", help="What may be lost: 0.05 (relative L2) or 0.5pt (points of accuracy).")
+@click.option("--sensitivity/--no-sensitivity", default=True, help="Rank the layers by the damage each does alone.")
+@click.option("--scales", type=click.Path(path_type=Path), help="A scale file of the same model in place of data.")
+@click.option("--synthetic", is_flag=True, help="Random tokens and noise in place of data.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write the report as a page.")
+@_AS_JSON
+def calibrate(bundle: Path, html: Path | None, as_json: bool, **asked: Any) -> None:
+    """Find the ranges of activations on real data, and enter quantized graphs into the bundle."""
+    _needs("onnxruntime", extra="cpu")
+    from .calibration.calibrate import calibrate as run_calibration
+    from .exporter import console
+    from .exporter.bundle import Bundle
+
+    if html:
+        from .calibration.page import write_calibration_page
+        from .exporter.parity.page import require_packages
+
+        require_packages()
+    opened = Bundle.open(bundle)
+    found = run_calibration(opened, **asked, progress=console.progress())
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        rows = [(row.component, row.layer, _short(row.alone), row.reason or "quantized") for row in found.layers[:20]]
+        console.table("the layers that do most damage alone", ("component", "layer", "relative L2", ""), rows)
+    if html:
+        write_calibration_page(found, opened, html)
+    damage = f", relative L2 {found.damage.relative_l2:.2e} against fp32" if found.damage else ""
+    _done(f"done: {_count(range(found.quantized), 'layer')} of {bundle} in {found.mode}{damage}")
+
+
+@cli.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--fp32", "precision", flag_value="fp32", help="Precision of the engines (default: the bundle's own).")
+@click.option("--fp16", "precision", flag_value="fp16")
+@click.option("--bf16", "precision", flag_value="bf16")
+@click.option("--int8", "precision", flag_value="int8", help="After `calibrate`, as the three that follow.")
+@click.option("--fp8", "precision", flag_value="fp8")
+@click.option("--int8-weights", "precision", flag_value="int8-weights")
+@click.option("--int4-weights", "precision", flag_value="int4-weights")
+@click.option("--target", type=click.Choice(["tensorrt", "tensorrt-rtx"]), help="Default: the one that is installed.")
+@click.option("--component", "components", multiple=True, help="Only this component; repeat for several.")
+@click.option("--plugin", type=click.Choice(["auto", "on", "off"]), default="auto", show_default=True)
+@click.option("--embed-plugin", is_flag=True, help="Put the plugin library into the engine.")
+@click.option("--cache", type=click.Choice(["delta", "concat", "in_place"]), default="delta", show_default=True)
+@click.option("--single-pass", is_flag=True, help="Leave the cache out: for scoring and one-token answers.")
+@click.option("--max-batch", type=int, help="Largest batch (default 8).")
+@click.option("--max-seq", type=int, help="Most columns, past and new together (default: all the graph takes).")
+@click.option("--min-shapes", multiple=True, metavar="NAME:1x3x224x224", help="Smallest shapes of inputs.")
+@click.option("--opt-shapes", multiple=True, metavar="NAME:...", help="Shapes to tune for.")
+@click.option("--max-shapes", multiple=True, metavar="NAME:...", help="Largest shapes.")
+@click.option("--workspace", metavar="SIZE", help="Memory for the builder's kernels, such as 4G.")
+@click.option("--timing-cache", type=click.Path(path_type=Path), help="A file of measured kernels to read and update.")
+@click.option("--builder-effort", type=int, help="0 to 5.")
+@click.option(
+    "--keep-fp32", multiple=True, metavar="PATTERN", help="Modules of half engines to keep in float32; repeatable."
+)
+@click.option("--lower-only", type=click.Path(path_type=Path), help="Write all that another machine needs to build.")
+@click.option("--adopt", type=click.Path(path_type=Path), help="Enter the engines built in such a folder.")
+@click.option("--dry-run", is_flag=True, help="Say what would be built.")
+@_AS_JSON
+@click.pass_context
+def trt(
+    context: click.Context,
+    bundle: Path,
+    lower_only: Path | None,
+    adopt: Path | None,
+    dry_run: bool,
+    as_json: bool,
+    **asked: Any,
+) -> None:
+    """Build TensorRT engines of a bundle and refuse those that are not what was asked for."""
+    from .exporter import console
+    from .exporter.engines import build
+    from .exporter.engines.byte_size import parse_size
+    from .exporter.engines.render import print_engines, print_plan
+    from .exporter.engines.request import Request
+    from .exporter.engines.shape_texts import parse_shapes
+
+    if lower_only and adopt:
+        raise InputError("give one of --lower-only and --adopt.")
+    if adopt and any(context.get_parameter_source(name) is not ParameterSource.DEFAULT for name in (*asked, "dry_run")):
+        raise InputError("--adopt takes what the folder's recipes say: give no other options with it.")
+    for name in ("min_shapes", "opt_shapes", "max_shapes"):
+        asked[name] = parse_shapes(asked[name])
+    asked["workspace"] = parse_size(asked["workspace"]) if asked["workspace"] else None
+    request, progress = Request(**asked), console.progress()
+    if dry_run:
+        plan = build.plan_engines(bundle, request, elsewhere=lower_only is not None)
+        _print_json(plan) if as_json else print_plan(plan)
+        return _done(f"dry run: nothing was written; {_count(plan['components'], 'engine')} planned")
+    if lower_only:
+        recipes = build.lower_engines(bundle, lower_only, request, progress)
+        if as_json:
+            _print_json({"folder": str(lower_only), "recipes": [recipe.name for recipe in recipes]})
+        return _done(
+            f"done: {lower_only} builds {_count(recipes, 'engine')}: copy it, run build.sh there, then --adopt it"
+        )
+    entries = build.adopt_engines(bundle, adopt, progress) if adopt else build.build_engines(bundle, request, progress)
+    _print_json(entries) if as_json else print_engines(entries)
+    _done(f"done: {_count(entries, 'engine')} in {bundle}, read back: what was asked for is in there")
+
+
+@cli.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@_BACKEND
 @_PRECISION
 @click.option("--data", type=click.Path(path_type=Path), help="JSONL requests to answer with bundle and reference.")
 @click.option("--source", help="model.toml: run the reference anew on the source's tensors.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a page with tables and plots.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write the JSON report to this file.")
 @click.option("--bisect", is_flag=True, help="Name the first module whose results leave the tolerance.")
+@_TRUST
+@_LOWERING
 @click.option("--dry-run", is_flag=True, help="Say what would be compared.")
 @_AS_JSON
 def check(
@@ -207,6 +350,8 @@ def check(
     html: Path | None,
     report: Path | None,
     bisect: bool,
+    trust_bundle: bool,
+    lowering: str | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -224,15 +369,16 @@ def check(
         from .exporter.parity.page import require_packages, write_check_page
 
         require_packages()
+    _check_engine_options(trust_bundle, lowering, backend)
     opened = Bundle.open(bundle)
     parsed = _read_source(source, {}) if source else None
     if dry_run:
-        plan = preview_check(opened, precision, data, parsed)
+        plan = preview_check(opened, precision, data, parsed, backend)
         _print_json(plan) if as_json else click.echo("\n".join(plan["compared"]))
         return _done(f"dry run: nothing was compared; {len(plan['compared'])} comparisons are planned")
     progress = console.progress()
-    found = run_check(opened, backend, precision, data, parsed, progress)
-    located = run_bisect(opened, precision, parsed, progress) if bisect else None
+    found = run_check(opened, backend, precision, data, parsed, progress, trust_bundle, lowering)
+    located = run_bisect(opened, precision, parsed, progress, backend=backend) if bisect else None
     if as_json:
         _print_json(found.to_dict() | ({"bisect": located.to_dict()} if located else {}))
     else:
@@ -258,6 +404,7 @@ def check(
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--text", help="The prompt.")
 @click.option("--image", type=click.Path(path_type=Path), help="A picture; without one the model is told so.")
+@click.option("--image-2", type=click.Path(path_type=Path), help="The second picture, of models that compare two.")
 @click.option("--choices", multiple=True, help="Ask with the ScienceQA prompt, in one pass; repeat for each choice.")
 @click.option("--hint", help="The context of the ScienceQA prompt, with --choices.")
 @click.option("--data", type=click.Path(path_type=Path), help="JSONL requests to answer, batched and resumable.")
@@ -271,7 +418,9 @@ def check(
 @click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw among tokens that hold this share.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--batch", type=int, help="Requests at a time.")
-@click.option("--backend", type=click.Choice(["onnxruntime"]), default="onnxruntime", show_default=True)
+@_BACKEND
+@_TRUST
+@_LOWERING
 @_PRECISION
 @click.option("--dry-run", is_flag=True, help="With --data: read the requests and say how many there are.")
 @_AS_JSON
@@ -281,14 +430,28 @@ def run(context: click.Context, bundle: Path, **flags: Any) -> None:
     modes = [mode for mode in _RUN_MODES if flags[mode] is not None]
     if len(modes) != 1:
         raise InputError("give one of --text, --data and --component.")
-    takes = {*_RUN_MODES[modes[0]], *modes, "backend", "precision", "as_json"}
+    takes = {*_RUN_MODES[modes[0]], *modes, "backend", "precision", "trust_bundle", "lowering", "as_json"}
     for name in flags:
         if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
             if name not in takes:
                 raise InputError(f"--{name.replace('_', '-')} does not go with --{modes[0]}.")
             if flags["choices"] and name in _GENERATION:
                 raise InputError(f"--{name.replace('_', '-')} does not go with --choices: one token is scored.")
+    _check_engine_options(flags["trust_bundle"], flags["lowering"], flags["backend"])
     {"text": _run_text, "data": _run_data, "component": _run_component}[modes[0]](bundle, flags)
+
+
+def _check_engine_options(trust_bundle: bool, lowering: str | None, *backends: str) -> None:
+    if "tensorrt" in backends:
+        return
+    if trust_bundle:
+        raise InputError("--trust-bundle goes with --backend tensorrt: nothing else in a bundle is code.")
+    if lowering:
+        raise InputError("--lowering goes with --backend tensorrt: the other backends run the bundle's graphs.")
+
+
+def _note(words: str) -> None:
+    click.echo(f"note: {words}", err=True)
 
 
 def _settings(bundle: Any, flags: dict[str, Any]) -> "Settings":
@@ -296,7 +459,7 @@ def _settings(bundle: Any, flags: dict[str, Any]) -> "Settings":
 
     longest = flags["max_new_tokens"]
     if longest is None:
-        longest = bundle.manifest["generation"]["max_new_tokens"]
+        longest = (bundle.manifest["generation"] or {"max_new_tokens": 1})["max_new_tokens"]
     return Settings(longest, flags["temperature"], flags["top_p"], flags["seed"], flags["batch"])
 
 
@@ -309,7 +472,9 @@ def _run_text(path: Path, flags: dict[str, Any]) -> None:
     if flags["hint"] and not flags["choices"]:
         raise InputError("--hint goes with --choices.")
     asked = (flags["text"], flags["image"], flags["choices"], flags["hint"] or "")
-    answer = answer_one(bundle, *asked, settings, flags["backend"], flags["precision"])
+    backend = (flags["backend"], flags["precision"], flags["trust_bundle"])
+    others = (flags["image_2"], flags["lowering"], _note)
+    answer = answer_one(bundle, *asked, settings, *backend, *others)
     if answer.truncated:
         click.echo("warning: the prompt was too long and lost its end", err=True)
     if flags["as_json"]:
@@ -353,6 +518,9 @@ def _run_data(path: Path, flags: dict[str, Any]) -> None:
         flags["backend"],
         flags["precision"],
         answered,
+        flags["trust_bundle"],
+        flags["lowering"],
+        _note,
     )
     # Of the whole file, where an earlier run answered a part of it.
     dataset, answers = open_dataset(flags["data"]), {answer.id: answer for answer in read_answers(flags["output"])}
@@ -378,13 +546,88 @@ def _run_component(path: Path, flags: dict[str, Any]) -> None:
 
     if flags["inputs"] is None or flags["save_outputs"] is None:
         raise InputError("--component needs --inputs and --save-outputs.")
-    outputs = run_component(
-        path, flags["component"], flags["inputs"], flags["save_outputs"], flags["backend"], flags["precision"]
-    )
+    asked = (flags["component"], flags["inputs"], flags["save_outputs"])
+    backend = (flags["backend"], flags["precision"], flags["trust_bundle"], flags["lowering"])
+    outputs = run_component(path, *asked, *backend, _note)
     shapes = {name: {"dtype": str(array.dtype), "shape": list(array.shape)} for name, array in outputs.items()}
     if flags["as_json"]:
         _print_json(shapes)
     _done(f"done: {len(outputs)} outputs of {flags['component']} in {flags['save_outputs']}")
+
+
+@cli.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    type=click.Choice(["torch", "onnxruntime", "tensorrt"]),
+    help="What to measure; repeat for several (default: all that run here). The first is compared with.",
+)
+@_PRECISION
+@click.option("--compare", type=click.Path(path_type=Path), help="Another bundle, or the JSON of an earlier bench.")
+@click.option("--stage", "stages", multiple=True, help="Only this stage; repeat for several.")
+@click.option("--batch", type=int, help="Rows at once for throughput (default 8, or what the graphs take).")
+@click.option("--prompt-tokens", type=int, help="Columns of a prefill (default 64).")
+@click.option("--past", type=int, help="Columns in the cache of a decode step (default: the prompt's).")
+@click.option("--new-tokens", type=int, help="Measure whole answers of so many tokens too.")
+@click.option("--warmup", type=int, default=3, show_default=True, help="Calls before the measured ones.")
+@click.option("--iterations", type=int, default=20, show_default=True, help="Calls to measure at least.")
+@click.option("--duration", type=float, default=1.0, show_default=True, help="Seconds to measure each load at least.")
+@click.option("--percentile", "percentiles", type=float, multiple=True, default=(50, 90, 95, 99), show_default=True)
+@click.option("--html", type=click.Path(path_type=Path), help="Write a page with tables.")
+@click.option("--report", type=click.Path(path_type=Path), help="Write the JSON report to this file.")
+@_TRUST
+@_LOWERING
+@click.option("--dry-run", is_flag=True, help="Say what would be measured.")
+@_AS_JSON
+def bench(
+    bundle: Path,
+    backends: tuple[str, ...],
+    precision: str | None,
+    compare: Path | None,
+    html: Path | None,
+    report: Path | None,
+    trust_bundle: bool,
+    lowering: str | None,
+    dry_run: bool,
+    as_json: bool,
+    **sizes: Any,
+) -> None:
+    """Measure latency and throughput of every stage, on several backends side by side."""
+    from .exporter import console
+    from .exporter.bench.measure import bench as run_bench
+    from .exporter.bench.measure import preview_bench
+    from .exporter.bench.options import Options
+    from .exporter.bench.render import print_bench, print_plan
+    from .exporter.whole_file import whole_file
+
+    if html:
+        from .exporter.bench.page import require_packages, write_bench_page
+
+        require_packages()
+    # Without any, all that are here are measured.
+    _check_engine_options(False, lowering, *(backends or ("tensorrt",)))
+    options = Options(**{**sizes, "stages": sizes["stages"] or None})
+    asked = (bundle, backends or None, precision, options, compare)
+    if dry_run:
+        plan = preview_bench(*asked, trust_bundle=trust_bundle, lowering=lowering)
+        _print_json(plan) if as_json else print_plan(plan)
+        for note in plan["notes"]:
+            click.echo(f"note: {note}", err=True)
+        return _done(f"dry run: nothing was measured; {len(plan['loads'])} loads are planned")
+    found = run_bench(*asked, progress=console.progress(), trust_bundle=trust_bundle, lowering=lowering)
+    _print_json(found.to_dict()) if as_json else print_bench(found)
+    for warning in found.warnings:
+        click.echo(f"not stable: {warning}", err=True)
+    for note in found.notes:
+        click.echo(f"note: {note}", err=True)
+    if html:
+        write_bench_page(found, html)
+    if report:
+        with whole_file(report) as file:
+            file.write(json.dumps(found.to_dict(), indent=1).encode())
+    _done(found.verdict)
 
 
 @cli.command()
@@ -393,15 +636,11 @@ def _run_component(path: Path, flags: dict[str, Any]) -> None:
 @click.option("--verify", is_flag=True, help="Compare the digests of all files too.")
 @_AS_JSON
 def inspect(path: Path, shapes: tuple[str, ...], verify: bool, as_json: bool) -> None:
-    """Say what is in a bundle or graph: components, types, memory sites, sizes, FLOPs."""
+    """Say what is in a bundle, graph or engine: components, types, layers, memory sites, sizes, FLOPs."""
     from .exporter.inspection import inspect_path
     from .exporter.inspection.render import print_report
 
-    if verify:
-        from .exporter.bundle import Bundle
-
-        Bundle.open(path, verify=True)
-    report = inspect_path(path, shapes=dict(_length(shape) for shape in shapes))
+    report = inspect_path(path, shapes=dict(_length(shape) for shape in shapes), verify=verify)
     _print_json(report) if as_json else print_report(report)
     _done(f"done: {path} is a whole {report['kind']}" + (", all digests match" if verify else ""))
 
@@ -411,6 +650,62 @@ def _length(shape: str) -> tuple[str, int]:
     if not value.isdecimal():
         raise InputError(f"--shape {shape!r} is not NAME=LENGTH.")
     return name, int(value)
+
+
+@cli.group()
+def plugin() -> None:
+    """The CUDA library with VisualMemoryFFN for TensorRT: compile it, or say what one is."""
+
+
+@plugin.command("build")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The library (default: where `trt` finds it).")
+@click.option(
+    "--headers", "--tensorrt-root", "headers", type=click.Path(path_type=Path), help="TensorRT, or its headers' folder."
+)
+@click.option("--arch", "archs", multiple=True, help="Compute capabilities, such as 80,90 (default: all of nvcc's).")
+@click.option("--nvcc", help="CUDA's compiler (default: the first found).")
+@click.option("--dry-run", is_flag=True, help="Say what would be taken and made.")
+@_AS_JSON
+def plugin_build(
+    output: Path | None, headers: Path | None, archs: tuple[str, ...], nvcc: str | None, dry_run: bool, as_json: bool
+) -> None:
+    """Compile the plugin library. Needs nvcc, g++ and TensorRT's headers; no GPU and no TensorRT."""
+    from .exporter import console
+    from .plugins.build import build_plugin, plan_build
+
+    asked = [arch for word in archs for arch in word.replace(",", " ").split()]
+    if dry_run:
+        plan = plan_build(output, headers, asked, nvcc)
+        if as_json:
+            _print_json(
+                vars(plan) | {"nvcc": vars(plan.nvcc), "headers": vars(plan.headers), "build_id": plan.build_id}
+            )
+        return _done(
+            f"dry run: nothing was compiled; {plan.output} would be build {plan.build_id} for {' '.join(plan.archs)}, "
+            f"with nvcc {plan.nvcc.version} and headers of TensorRT {plan.headers.version}"
+        )
+    progress = console.progress()
+    info = build_plugin(output, headers=headers, archs=asked, nvcc=nvcc, progress=progress)
+    if as_json:
+        _print_json(info.to_dict())
+    _done(f"done: {info.path} (build {info.build_id}), {sum(stage.seconds for stage in progress.stages):.1f} s")
+
+
+@plugin.command("info")
+@click.argument("library", type=click.Path(path_type=Path), required=False)
+@_AS_JSON
+def plugin_info(library: Path | None, as_json: bool) -> None:
+    """Say what a plugin library is (default: the one that `trt` would take)."""
+    from .exporter.console import table
+    from .plugins.loader import find_library, library_info
+
+    found = find_library(library)
+    if found is None:
+        raise EnvironmentLack("there is no plugin library. Build it with:  memvp-export plugin build")
+    info = library_info(found)
+    rows = [(name, " ".join(value) if isinstance(value, tuple) else value) for name, value in info.to_dict().items()]
+    _print_json(info.to_dict()) if as_json else table(str(info.path), ("", ""), rows)
+    _done(f"done: {info.path} is build {info.build_id} for TensorRT {info.headers_version}")
 
 
 @cli.command()
@@ -473,3 +768,11 @@ def _needs(*packages: str, extra: str) -> None:
 
 def _print_json(data: Any) -> None:
     click.echo(json.dumps(data, indent=1, default=str))
+
+
+def _count(things: Any, name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
+
+
+def _short(error: float | None) -> str:
+    return "" if error is None else f"{error:.1e}"

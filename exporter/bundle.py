@@ -8,13 +8,15 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .errors import EnvironmentLack, InputError
+from .forms import fault
 from .partial import LOCK, lock, partial_folder, put_in_place, remove_leftovers
 
 FORMAT = "memvp-export bundle"
@@ -81,6 +83,17 @@ class Bundle:
             raise InputError(f"{self.root} has no {precision} graph of {component}; it has {', '.join(graphs)}")
         return self.path(graphs[precision]["file"])
 
+    def keep_fp32(self, component: str, precision: str) -> tuple[str, ...]:
+        """The patterns of the modules that a component's graph keeps in float32; none where there is no such graph."""
+        graph = self.manifest["components"][component]["graphs"].get(precision, {})
+        return tuple(graph.get("keep_fp32", ()))
+
+    def plain_precision(self, precision: str | None = None) -> str:
+        """The precision of ports of dtype "graph": the graphs' own, or that of all that is not quantized in them."""
+        precision = precision or str(self.manifest["precision"])
+        graphs = (entry["graphs"].get(precision, {}) for entry in self.manifest["components"].values())
+        return next((str(graph["rest"]) for graph in graphs if "rest" in graph), precision)
+
     @property
     def size(self) -> int:
         """Bytes of all files."""
@@ -110,14 +123,18 @@ def _read_manifest(root: Path) -> dict[str, Any]:
         )
     if schema != SCHEMA or manifest.get("digest") != _digest(manifest):
         raise InputError(f"{root} is edited: {MANIFEST} does not match its own digest. Export the bundle again.")
-    if fault := _fault(manifest, _CONTENT, ""):
-        raise InputError(f"{root} is edited: {fault} in its {MANIFEST}. Export the bundle again.")
+    if wrong := fault(manifest, _CONTENT):
+        raise InputError(f"{root} is edited: {wrong} in its {MANIFEST}. Export the bundle again.")
     return manifest
 
 
-# What schema 1 says: a type, or several to choose from; a list of one form, or of one for each entry; a dict of the
-# keys that must be there, or {str: form}, whose keys are names. Families and precisions read their own entries further.
-_PORTS = [{"name": str, "dtype": str, "dims": [(int, str)]}]
+# What schema 1 says, see `fault`. Families and precisions read their own entries further.
+PORTS = [{"name": str, "dtype": str, "dims": [(int, str)]}]
+RANGES = {str: [int, int]}
+CACHE = ({"kind": str, "axis": int, "layers": int}, None)
+GPU = ({"name": str, "sm": str, "driver": str}, None)
+PLUGIN = ({"operators": [str], "build_id": (str, None), "sha256": (str, None), "embedded": bool}, None)
+PROFILES = [{"name": str, "shapes": {str: {"min": [int], "opt": [int], "max": [int]}}}]
 _CONTENT: dict[Any, Any] = {
     "files": {str: {"size": int, "sha256": str}},
     "family": str,
@@ -127,46 +144,39 @@ _CONTENT: dict[Any, Any] = {
     "config": dict,
     "preprocessing": dict,
     "tokenizer": {"type": str, "file": str},
-    "generation": {"max_new_tokens": int, "max_sequence": int},
+    "generation": ({"max_new_tokens": int, "max_sequence": int}, None),
     "labels": (list, None),
     "memory": (dict, None),
     "components": {
         str: {
-            "inputs": _PORTS,
-            "outputs": _PORTS,
-            "ranges": {str: [int, int]},
-            "cache": ({"kind": str, "axis": int, "layers": int}, None),
+            "inputs": PORTS,
+            "outputs": PORTS,
+            "ranges": RANGES,
+            "cache": CACHE,
             "graphs": {str: {"file": str, "opset": int}},
         }
     },
-    "engines": list,
+    "engines": [
+        {
+            **dict.fromkeys(("component", "file", "layers", "precision", "lowering", "target"), str),
+            **dict.fromkeys(("tensorrt", "flavor"), str),
+            "gpu": GPU,
+            "plugin": PLUGIN,
+            "inputs": PORTS,
+            "outputs": PORTS,
+            "ranges": RANGES,
+            "cache": CACHE,
+            "profiles": PROFILES,
+        }
+    ],
     "samples": ({"tensors": str, "requests": str, "answers": str}, None),
     "sources": [{"key": str, "file": str, "size": int, "sha256": str}],
 }
 
 
-def _fault(value: Any, form: Any, where: str) -> str | None:
-    """What is the first that is missing or of the wrong type, None where `value` has the `form`."""
-    if isinstance(form, tuple):
-        faults = [_fault(value, one, where) for one in form]
-        return None if None in faults else faults[0]
-    kind = type(form) if isinstance(form, dict | list) else form
-    # A truth value is an int to Python.
-    good = value is None if kind is None else isinstance(value, kind) and not isinstance(value, bool)
-    if not good or (isinstance(form, list) and len(form) > 1 and len(form) != len(value)):
-        return f"{where} is not what it should be"
-    if isinstance(form, list):
-        parts = [(entry, form[i % len(form)], f"{where}[{i}]") for i, entry in enumerate(value)]
-    elif isinstance(form, dict) and str in form:
-        parts = [(entry, form[str], f"{where}.{name}") for name, entry in value.items()]
-    elif isinstance(form, dict):
-        prefix = f"{where}." if where else ""
-        if missing := [key for key in form if key not in value]:
-            return f"{prefix}{missing[0]} is missing"
-        parts = [(value[key], form[key], prefix + key) for key in form]
-    else:
-        return None
-    return next((fault for part in parts if (fault := _fault(*part))), None)
+def graph_entry(file: str, opset: int, keep_fp32: Sequence[str] = ()) -> dict[str, Any]:
+    """The manifest's entry of a graph; it names the patterns of what stays float32 only where there are some."""
+    return {"file": file, "opset": opset, **({"keep_fp32": [*keep_fp32]} if keep_fp32 else {})}
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:
@@ -268,6 +278,16 @@ def check_free(output: Path, overwrite: bool = False) -> None:
         raise InputError(f"{output} exists and is not a bundle: it will not be replaced.")
 
 
+def check_no_file_of_bundle(output: Path) -> None:
+    """Raise InputError where `output` is the manifest or a listed file of a bundle, which would be destroyed."""
+    path = output.resolve()
+    for root in path.parents:
+        if _is_bundle(root):
+            files = json.loads((root / MANIFEST).read_bytes()).get("files", {})
+            if path.relative_to(root).as_posix() in (MANIFEST, *files):
+                raise InputError(f"{output} is a file of the bundle {root}, which would be destroyed. Name another.")
+
+
 def _is_bundle(folder: Path) -> bool:
     """Whether a manifest of this format lies there, of any schema and state: other tools have a manifest.json too."""
     try:
@@ -278,12 +298,14 @@ def _is_bundle(folder: Path) -> bool:
 
 
 @contextmanager
-def change(root: Path) -> Iterator[tuple[BundleWriter, dict[str, Any]]]:
+def change(root: Path, wait: bool = False) -> Iterator[tuple[BundleWriter, dict[str, Any]]]:
     """Change a bundle: yields a writer that knows the present files and a copy of the manifest to edit; the caller
-    writes new files and the manifest. One process at a time; InputError where another holds it."""
+    writes new files and the manifest. One process at a time: where another holds it, InputError, or with wait, for
+    those whose work would be lost, its end is waited for."""
     bundle = Bundle.open(root)
     try:
-        held = lock(bundle.root / LOCK)
+        while (held := lock(bundle.root / LOCK)) is None and wait:
+            time.sleep(0.2)
     except OSError as error:
         raise EnvironmentLack(f"{root} cannot be written: {error.strerror}.") from error
     if held is None:

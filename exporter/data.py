@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .bundle import sha256_file
+from .bundle import check_no_file_of_bundle, sha256_file
 from .errors import EnvironmentLack, InputError
 from .partial import lock, remove_leftovers
 
@@ -222,6 +222,7 @@ class AnswerFile:
         self.out = Path(out).resolve()
         if self.out.is_dir():
             raise InputError(f"{self.out} is a folder; name the file that the answers go to.")
+        check_no_file_of_bundle(self.out)
         if any(self.out.exists() and path.exists() and self.out.samefile(path) for path in inputs):
             raise InputError(f"{self.out} is an input of this run: writing the answers there would destroy it.")
         self.partial = self.out.with_name(f".{self.out.name}.partial-{_run_digest(inputs, bundle, settings)}")

@@ -1,14 +1,14 @@
 """checkpoint -> bundle: the whole of `memvp-export onnx`."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 from typing import Any
 
-from .bundle import Bundle, BundleWriter, new_bundle, sha256_file
+from .bundle import Bundle, BundleWriter, graph_entry, new_bundle, sha256_file
 from .checkpoints.lazy import LazyTensor
 from .checkpoints.source import Source
 from .errors import InputError
@@ -17,11 +17,10 @@ from .graphs.trace import trace
 from .models.component import Component, Port, constants_of
 from .models.family import Model
 from .models.reference import TorchReference
-from .parity.samples import bundled_requests, write_samples
-from .pipeline import Pipeline, Settings
+from .parity.samples import bundled_requests, images_needed, write_samples
+from .pipelines import pipeline_from
 from .plan import plan_export, require_room
 from .progress import Progress
-from .tokenization import Tokenizer
 
 
 def export_onnx(
@@ -33,62 +32,55 @@ def export_onnx(
     golden: bool = True,
     overwrite: bool = False,
     progress: Progress | None = None,
+    keep_fp32: Sequence[str] = (),
 ) -> Bundle:
     """Export the official files of `source` to a bundle at `output` and return it opened.
 
     precision is "fp32", "fp16" or "bf16" (default: the checkpoint's own); samples is a JSONL file of requests to make
-    the golden samples of (default: drawn pictures and plain questions); golden=False leaves them out. Memory stays at
-    the imports plus the largest tensor. Raises InputError for bad files, EnvironmentLack for a disk that is too small.
+    the golden samples of (default: drawn pictures and plain questions); golden=False leaves them out. keep_fp32 are
+    globs of modules that stay float32 in half graphs. Memory stays at the imports plus the largest tensor. Raises
+    InputError for bad files, EnvironmentLack for a disk that is too small.
     """
     progress = progress or Progress()
     if samples is not None and not golden:
         raise InputError(f"{samples} would make golden samples, which are to be left out: give one or the other.")
     with progress.stage("read the source"):
-        plan = plan_export(source, precision, opset, golden)
+        plan = plan_export(source, precision, opset, golden, keep_fp32)
         model, precision, opset = plan.model, plan.precision, plan.opset
         require_room(plan.bytes, Path(output))
     for note in model.notes:
         progress.note(note)
     with new_bundle(Path(output), overwrite) as writer, _source_digests(model) as digests:
         # Before the long work: what is wrong with the samples is wrong from the start.
-        requests = bundled_requests(samples, writer) if golden else []
+        requests = bundled_requests(samples, writer, images_needed(model.components)) if golden else []
         tensors = {**model.weights, **constants_of(model.components)}
         components = {
-            part.name: _export_component(part, tensors, precision, opset, writer, progress) for part in model.components
+            part.name: _export_component(part, tensors, precision, opset, plan.keep_fp32[part.name], writer, progress)
+            for part in model.components
         }
-        tokenizer = _copy_tokenizer(model, writer)
-        recorded = None
+        manifest: dict[str, Any] = {
+            "family": model.family,
+            "task": model.task,
+            "precision": precision,
+            "options": dict(model.options),
+            "config": model.config.to_dict(),
+            "preprocessing": dict(model.preprocessing),
+            "tokenizer": _copy_tokenizer(model, writer),
+            "generation": None if model.generation is None else dict(model.generation),
+            "labels": model.labels,
+            "memory": dict(model.memory),
+            "components": components,
+            "engines": [],
+            "samples": None,
+        }
         if golden:
             with progress.stage("golden samples"):
-                reference = TorchReference(model.components, model.weights)
-                pipeline = Pipeline(
-                    reference,
-                    Tokenizer(writer.root, tokenizer),
-                    model.preprocessing,
-                    components["decoder"],
-                    defaults=Settings(max_new_tokens=model.generation["max_new_tokens"]),
-                )
-                recorded = write_samples(reference, model.components, pipeline, requests, writer)
+                reference = TorchReference(model.components, model.reference_weights)
+                pipeline = pipeline_from(reference, manifest, writer.root, "fp32")
+                manifest["samples"] = write_samples(reference, model.components, pipeline, requests, writer)
         with progress.stage("hash the source"):
-            sources = digests.result()
-        writer.write_manifest(
-            {
-                "family": model.family,
-                "task": model.task,
-                "precision": precision,
-                "options": dict(model.options),
-                "config": model.config.to_dict(),
-                "preprocessing": dict(model.preprocessing),
-                "tokenizer": tokenizer,
-                "generation": dict(model.generation),
-                "labels": model.labels,
-                "memory": dict(model.memory),
-                "components": components,
-                "engines": [],
-                "samples": recorded,
-                "sources": sources,
-            }
-        )
+            manifest["sources"] = digests.result()
+        writer.write_manifest(manifest)
     return Bundle.open(output)
 
 
@@ -97,12 +89,13 @@ def _export_component(
     tensors: Mapping[str, LazyTensor],
     precision: str,
     opset: int,
+    keep_fp32: Sequence[str],
     writer: BundleWriter,
     progress: Progress,
 ) -> dict[str, Any]:
     name = f"graphs/{component.name}.onnx"
     with progress.stage(f"trace {component.name}"):
-        model = trace(component, precision, opset)
+        model = trace(component, precision, opset, keep_fp32)
     write_graph(model, tensors, writer, name, progress)
     return {
         "inputs": [_port(port) for port in component.inputs],
@@ -111,7 +104,7 @@ def _export_component(
         "cache": {"kind": "concat", "axis": component.cache.axis, "layers": component.cache.layers}
         if component.cache
         else None,
-        "graphs": {precision: {"file": name, "opset": opset}},
+        "graphs": {precision: graph_entry(name, opset, keep_fp32)},
     }
 
 

@@ -9,14 +9,15 @@ from .errors import InputError
 from .session import Arrays
 
 _PAST, _PRESENT = "past_key_values.", "present."
-_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-KINDS = ("concat", "delta")
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+KINDS = ("concat", "delta", "in_place")
 
 
 class KVCache:
     """Past keys and values of one batch, empty at first.
 
-    kind "concat": the decoder gives the whole cache back; "delta": only the new columns, which are appended here.
+    kind "concat": the decoder gives the whole cache back; "delta": only the new columns, which are appended here;
+    "in_place": past and present are buffers of the cache's capacity, in which the decoder writes behind what is held.
     Attributes: past and present, the names of the decoder's inputs and outputs, paired; length, the columns held.
     A component without a cache makes one without names, which serves a single pass.
     """
@@ -38,17 +39,18 @@ class KVCache:
             raise InputError(f"the manifest says {cache['layers']} cached layers, the decoder has {len(ports)} caches.")
         if cache["kind"] not in KINDS:
             raise InputError(f"a cache of kind {cache['kind']!r} cannot be run here; it can be {' or '.join(KINDS)}.")
-        self._delta, self._axis = cache["kind"] == "delta", int(cache["axis"])
+        self._kind, self._axis = cache["kind"], int(cache["axis"])
         self._arrays = {name: self._empty(port, precision, batch) for name, port in ports.items()}
 
     def _empty(self, port: Mapping[str, Any], precision: str, batch: int) -> np.ndarray:
         dims = [batch, *port["dims"][1:]]
-        dims[self._axis] = 0
+        if self._kind != "in_place":
+            dims[self._axis] = 0
         if not all(isinstance(dim, int) for dim in dims):
             raise InputError(
                 f"{port['name']} has dims {port['dims']}: only batch and axis {self._axis} may be dynamic."
             )
-        name = port["dtype"] if port["dtype"] != "graph" else _DTYPES[precision]
+        name = port["dtype"] if port["dtype"] != "graph" else DTYPES[precision]
         if name == "bfloat16":
             import ml_dtypes
 
@@ -56,35 +58,40 @@ class KVCache:
         return np.zeros(dims, name)
 
     def inputs(self) -> Arrays:
-        """The past arrays [B,heads,length,head_dim] by input name."""
+        """The past arrays by input name: [B,heads,length,head_dim], in place [B,heads,capacity,head_dim]."""
         return dict(self._arrays)
 
-    def update(self, outputs: Mapping[str, np.ndarray], columns: int | None = None) -> None:
+    def held(self) -> Arrays:
+        """The columns held, [B,heads,length,head_dim], by input name."""
+        part = (slice(None),) * self._axis + (slice(self.length),)
+        return {name: array[part] for name, array in self._arrays.items()}
+
+    def update(self, outputs: Mapping[str, np.ndarray], columns: int) -> None:
         """Take in the present arrays of a call that ran `columns` new columns.
 
-        Raises InputError where a present array is missing or grew by anything but `columns` (checked where given): an
-        engine of the other cache kind would otherwise answer from a wrong past.
+        Raises InputError where a present array is missing or grew by anything else: an engine of another cache kind
+        would otherwise answer from a wrong past.
         """
         if missing := [name for name in self.present if name not in outputs]:
             raise InputError(f"the decoder did not return {', '.join(missing)}.")
         grown = {}
         for past, present in zip(self.past, self.present, strict=True):
             old, new = self._arrays[past], outputs[present]
-            if self._delta:
+            if self._kind == "delta":
                 new = np.concatenate([old, new], self._axis)
             expected = list(old.shape)
-            expected[self._axis] = self.length + columns if columns is not None else new.shape[self._axis]
-            if list(new.shape) != expected or new.shape[self._axis] <= self.length:
+            if self._kind != "in_place":
+                expected[self._axis] = self.length + columns
+            if list(new.shape) != expected:
                 raise InputError(
-                    f"{present} came back as {list(outputs[present].shape)} after {self.length} columns of past: "
-                    f"that is no cache of kind {'delta' if self._delta else 'concat'}."
+                    f"{present} came back as {list(outputs[present].shape)} after {self.length} columns of past and "
+                    f"{columns} new ones: that is no cache of kind {self._kind}."
                 )
+            if self.length + columns > expected[self._axis]:
+                raise InputError(f"the cache holds {expected[self._axis]} columns: {self.length} + {columns} are more.")
             grown[past] = new
-        lengths = {array.shape[self._axis] for array in grown.values()}
-        if len(lengths) > 1:
-            raise InputError(f"the decoder's caches came back with different lengths: {sorted(lengths)}.")
         self._arrays = grown
-        self.length = lengths.pop() if lengths else self.length
+        self.length += columns if grown else 0
 
 
 def _present(past: str) -> str:

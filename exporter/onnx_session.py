@@ -9,9 +9,9 @@ import numpy as np
 
 from .bundle import Bundle
 from .errors import EnvironmentLack, InputError, MissingPackage
-from .session import Arrays
+from .machine import available_memory
+from .session import Arrays, cast_input
 
-_MEMINFO = Path("/proc/meminfo")
 # An optimized session holds repacked weights beside the file's own, and float32 copies of float16 ones.
 _OPTIMIZED_SIZE = 3
 _NO_MEMORY = ("failed to allocate memory", "bad_alloc", "bad allocation", "cannot allocate memory", "out of memory")
@@ -36,6 +36,7 @@ class OnnxSession:
         if isinstance(graphs, Bundle):
             bundle, precision = graphs, precision or graphs.manifest["precision"]
             graphs = {name: bundle.graph(name, precision) for name in bundle.manifest["components"]}
+            precision = bundle.plain_precision(precision)
         self.graphs, self.precision = graphs, precision
         self._optimize, self._providers, self._threads = optimize, providers, threads
         self.mapped: set[str] = set()
@@ -49,7 +50,7 @@ class OnnxSession:
         for port in session.get_inputs():
             if port.name not in inputs:
                 raise InputError(f"{component} needs the input {port.name!r} {port.shape} {port.type}")
-            feed[port.name] = _as_type(inputs[port.name], port.type, port.name)
+            feed[port.name] = cast_input(inputs[port.name], _TYPES[port.type], port.name)
         if unknown := sorted(set(inputs) - set(feed)):
             raise InputError(f"{component} has no input {', '.join(map(repr, unknown))}; it takes {', '.join(feed)}")
         names = outputs or [port.name for port in session.get_outputs()]
@@ -84,6 +85,8 @@ class OnnxSession:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = self._threads
+        # Quantized products would become integer kernels, which round otherwise than the graph, and engines, do.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
         path = self.graphs[component]
         if not (fits_optimized(path) if self._optimize is None else self._optimize):
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -102,28 +105,15 @@ class OnnxSession:
 def fits_optimized(graph: Path) -> bool:
     """Whether the memory that is available now holds a session on `graph` with its optimizations; True where the
     system does not say how much there is."""
-    data, available = graph.with_name(graph.name + ".data"), _available_memory()
+    data, available = graph.with_name(graph.name + ".data"), available_memory()
     return available is None or not data.is_file() or _OPTIMIZED_SIZE * data.stat().st_size <= available
 
 
-def _available_memory() -> int | None:
-    try:
-        lines = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines() if ":" in line)
-        return int(lines["MemAvailable"].split()[0]) << 10
-    except (OSError, KeyError, ValueError):
-        return None
-
-
-_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
-
-
-def _as_type(array: np.ndarray, onnx_type: str, name: str) -> np.ndarray:
-    wanted = np.dtype(_TYPES[onnx_type])
-    given = array.dtype
-    good = given.kind in "iub" if wanted.kind == "i" else given.kind == "f" or given.name == "bfloat16"
-    if not good:
-        raise InputError(f"the input {name!r} is {array.dtype}, the graph takes {wanted}")
-    return np.ascontiguousarray(array, wanted)
+_TYPES: dict[str, np.dtype] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(int64)": np.dtype(np.int64),
+}
 
 
 def _lacks_memory(error: Exception) -> bool:

@@ -1,7 +1,8 @@
 """Answers from a bundle: one, a file of them, or raw tensors through one component."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.lib.npyio import NpzFile
@@ -9,29 +10,61 @@ from numpy.lib.npyio import NpzFile
 from .bundle import Bundle
 from .data import LETTERS, Answer, AnswerFile, Request, image_states
 from .datasets import open_dataset
+from .engines.session import TensorRTSession
 from .errors import EnvironmentLack, InputError
 from .onnx_session import OnnxSession
-from .pipeline import Pipeline, Settings
+from .pipeline import Settings
+from .pipelines import AnyPipeline, pipeline_from
 from .scienceqa import prompt
 from .session import Arrays, Session
 from .whole_file import whole_file
 
-BACKENDS = ("onnxruntime",)
+BACKENDS = ("onnxruntime", "tensorrt")
 _BF16 = ".bf16"
+Note = Callable[[str], None]
 
 
-def open_session(bundle: Bundle, backend: str = "onnxruntime", precision: str | None = None) -> Session:
-    """A session over the bundle's components. Raises InputError for a backend this version does not know."""
+def open_session(
+    bundle: Bundle,
+    backend: str = "onnxruntime",
+    precision: str | None = None,
+    trust_bundle: bool = False,
+    lowering: str | None = None,
+    note: Note = lambda words: None,
+) -> OnnxSession | TensorRTSession:
+    """A session over the bundle's components. Raises InputError for a backend this version does not know.
+
+    trust_bundle lets an engine bring host code of its own, lowering takes only engines of that kind, see
+    TensorRTSession; note is told which engines were chosen."""
     if backend not in BACKENDS:
         raise InputError(f"backend {backend!r} is not known to this version; it knows {', '.join(BACKENDS)}")
+    if backend == "tensorrt":
+        session = TensorRTSession(bundle, precision, trust_bundle=trust_bundle, lowering=lowering)
+        note(session.facts["engines"])
+        return session
+    if lowering is not None:
+        raise InputError(f"a lowering is of engines: {backend} runs the bundle's graphs.")
     return OnnxSession(bundle, precision)
 
 
-def open_pipeline(bundle: Bundle, backend: str = "onnxruntime", precision: str | None = None) -> Pipeline:
+def manifest_as_run(bundle: Bundle, session: Session) -> Mapping[str, Any]:
+    """The bundle's manifest with its components as `session` runs them: an engine has its own types, ranges and cache,
+    and may return new columns of a cache where the graph returns all of it."""
+    return session.manifest if isinstance(session, TensorRTSession) else bundle.manifest
+
+
+def open_pipeline(
+    bundle: Bundle,
+    backend: str = "onnxruntime",
+    precision: str | None = None,
+    trust_bundle: bool = False,
+    lowering: str | None = None,
+    note: Note = lambda words: None,
+) -> AnyPipeline:
     """Image and text to answer, over `open_session`."""
-    return Pipeline.from_manifest(
-        open_session(bundle, backend, precision), bundle.manifest, bundle.root, precision=precision
-    )
+    session = open_session(bundle, backend, precision, trust_bundle, lowering, note)
+    plain = bundle.plain_precision(precision)
+    return pipeline_from(session, manifest_as_run(bundle, session), bundle.root, precision=plain)
 
 
 def run(
@@ -43,18 +76,25 @@ def run(
     settings: Settings | None = None,
     backend: str = "onnxruntime",
     precision: str | None = None,
+    trust_bundle: bool = False,
+    image_2: Path | str | None = None,
+    lowering: str | None = None,
+    note: Note = lambda words: None,
 ) -> Answer:
-    """The answer to one question. Without an image the indicator is 0. With choices, text is the question of the
-    official ScienceQA prompt with `hint`, and one greedy token is scored.
+    """The answer to one question. Without an image the indicator is 0; image_2 is the second one of models that compare
+    two. With choices, text is the question of the official ScienceQA prompt with `hint`, and one greedy token is
+    scored.
 
-    settings None: the bundle's own generation settings. Raises InputError for an unreadable image or wrong use.
+    settings None: the bundle's own generation settings. lowering and note: see `open_session`. Raises InputError
+    for an unreadable image or wrong use.
     """
     if choices and len(choices) > len(LETTERS):
         raise InputError(f"there are {len(choices)} choices; answers by letter know {len(LETTERS)}.")
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    pipeline = open_pipeline(bundle, backend, precision)
+    pipeline = open_pipeline(bundle, backend, precision, trust_bundle, lowering, note)
     text = prompt(text, hint, list(choices)) if choices else text
-    request = Request("1", text, Path(image) if image else None, None, tuple(choices) if choices else None)
+    first, second = (Path(path) if path else None for path in (image, image_2))
+    request = Request("1", text, first, second, tuple(choices) if choices else None)
     (answer,) = pipeline.score([request], settings) if choices else pipeline.answer([request], settings)
     return answer
 
@@ -68,15 +108,18 @@ def run_file(
     backend: str = "onnxruntime",
     precision: str | None = None,
     answered: Callable[[Sequence[Request], Sequence[Answer]], None] = lambda requests, answers: None,
+    trust_bundle: bool = False,
+    lowering: str | None = None,
+    note: Note = lambda words: None,
 ) -> int:
     """Answer every request of `data` (see `open_dataset`) into `output`; returns how many were answered now.
 
     A run that was killed goes on where it was, unless resume is False; one that was finished is answered again.
-    Another bundle, precision, backend, data file, image (by path, size and time of change) or setting starts anew.
-    answered is told of every batch.
+    Another bundle, precision, backend, lowering, data file, image (by path, size and time of change) or setting starts
+    anew. answered is told of every batch.
     """
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    pipeline = open_pipeline(bundle, backend, precision)
+    pipeline = open_pipeline(bundle, backend, precision, trust_bundle, lowering, note)
     dataset = open_dataset(data)
     settings = dataset.settings(settings or pipeline.defaults)
     identity = {
@@ -84,6 +127,7 @@ def run_file(
         "precision": precision or bundle.manifest["precision"],
         "backend": backend,
         "images": image_states(dataset.requests()),
+        **({"lowering": lowering} if lowering else {}),
     }
     with AnswerFile(output, dataset.files, bundle.manifest["digest"], identity, resume) as file:
         count = 0
@@ -109,13 +153,17 @@ def run_component(
     output: Path | str,
     backend: str = "onnxruntime",
     precision: str | None = None,
+    trust_bundle: bool = False,
+    lowering: str | None = None,
+    note: Note = lambda words: None,
 ) -> Arrays:
     """Raw tensors, by port name, from the npz file `inputs` through one component into the npz file `output`."""
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     inputs, output = Path(inputs), Path(output)
     if output.exists() and inputs.exists() and output.samefile(inputs):
         raise InputError(f"{output} holds the inputs: writing the outputs there would destroy them.")
-    outputs = open_session(bundle, backend, precision).run(component, read_npz(inputs))
+    session = open_session(bundle, backend, precision, trust_bundle, lowering, note)
+    outputs = session.run(component, read_npz(inputs))
     with whole_file(output) as file:
         np.savez(file, **dict(_to_npz(name, array) for name, array in outputs.items()))  # type: ignore[arg-type]
     return outputs

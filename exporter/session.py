@@ -1,9 +1,12 @@
 """What can run a component: the PyTorch reference, ONNX Runtime, a TensorRT engine. Everything above uses only this."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+
+from .errors import InputError
 
 Arrays = dict[str, np.ndarray]
 
@@ -17,3 +20,29 @@ class Session(Protocol):
     def run(self, component: str, inputs: Mapping[str, np.ndarray], outputs: list[str] | None = None) -> Arrays:
         """All outputs of one call, or those named in `outputs`. Raises InputError for wrong names, shapes or dtypes."""
         ...
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one call on a GPU: copies of the inputs, the execution and copies of the outputs as the GPU's own
+    clock has them, and host, all the rest of the call's wall time (checks, casts, launches)."""
+
+    host: float
+    h2d: float
+    gpu: float
+    d2h: float
+
+
+def cast_input(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+    """An input as contiguous array of the type that a graph takes: any integers for integers, any floats for floats.
+
+    Raises InputError where it is of the other kind, or an integer is too large for a smaller type."""
+    given = array.dtype
+    integers, wanted_integers = given.kind in "iub", dtype.kind in "iub"
+    floats = given.kind == "f" or given.name == "bfloat16"
+    if not (integers if wanted_integers else floats):
+        raise InputError(f"the input {name!r} is {given}, the graph takes {dtype}")
+    cast = np.ascontiguousarray(array, dtype)
+    if wanted_integers and dtype.itemsize < given.itemsize and not np.array_equal(cast, array):
+        raise InputError(f"the input {name!r} has values that {dtype} cannot hold")
+    return cast

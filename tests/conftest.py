@@ -1,8 +1,11 @@
 """Random models of odd sizes in the official formats, exported once a run and shared by the tests."""
 
 import os
-from collections.abc import Callable
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -35,3 +38,42 @@ def bundle_of(tmp_path_factory: pytest.TempPathFactory, odd_source: Path) -> Cal
         return made[precision]
 
     return make
+
+
+class Result(NamedTuple):
+    """What a command line gave: exit code, standard output, standard error."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def verdict(self) -> str:
+        """The last line that is not the data's."""
+        return self.err.rstrip().splitlines()[-1]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Result]]:
+    """Run a command line in this process; whatever it says must be no traceback, and one error where it failed."""
+    from memvp_export import cli
+
+    numbers = (signal.SIGTERM, signal.SIGALRM)
+    handlers = [signal.getsignal(number) for number in numbers]
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+
+    def call(*words: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["memvp-export", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+            sys.exit(0)
+        shown = capsys.readouterr()
+        result = Result(int(stop.value.code or 0), shown.out, shown.err)
+        expects_error = result.code not in (0, 1, 4)
+        assert "Traceback" not in result.err or result.code == 4
+        assert not expects_error or result.err.lower().count("error: ") == 1, result.err
+        return result
+
+    yield call
+    for number, handler in zip(numbers, handlers, strict=True):
+        signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""What is inside a bundle or a graph, read without PyTorch, without TensorRT and without loading weights."""
+"""What is inside a bundle, a graph or an engine, read without PyTorch, without TensorRT and without loading weights."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -7,28 +7,39 @@ from typing import Any
 
 from ..bundle import Bundle
 from ..errors import InputError
+from .engine_report import SUFFIX, report_engine, report_engines
 from .graph_report import dimensions, report_graph
 
 __all__ = ["inspect_path"]
 _GIVEN = ("precision", "schema", "options", "preprocessing", "tokenizer", "generation", "labels", "memory", "samples")
 
 
-def inspect_path(path: Path | str, *, shapes: Mapping[str, int] | None = None) -> dict[str, Any]:
-    """Report on a bundle folder or one ONNX file, as plain JSON data.
+def inspect_path(path: Path | str, *, shapes: Mapping[str, int] | None = None, verify: bool = False) -> dict[str, Any]:
+    """Report on a bundle folder, an ONNX file or an engine (its file or its record), as plain JSON data.
 
-    shapes sets lengths of named dimensions for the MAC counts, such as {"batch": 8, "sequence": 512}; by default a
-    past is empty, a sequence 64 long and everything else 1. Raises InputError for a path that is neither, a damaged
-    file, or a dimension that no graph has. "kind" in the report is "bundle" or "graph"; sizes are in bytes.
+    shapes sets lengths of named dimensions for the MAC counts of graphs, such as {"batch": 8, "sequence": 512}; by
+    default a past is empty, a sequence 64 long and everything else 1. verify compares the SHA-256 of a bundle's files,
+    or of an engine, with those that were written down.
+
+    "kind" in the report is "bundle", "graph" or "engine"; sizes are in bytes. Raises InputError for any other path, a
+    damaged file, or a dimension that no graph has; EnvironmentLack for an engine that has lost its record, where it
+    cannot be read.
     """
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path} does not exist.")
     if path.is_dir():
-        return _report_bundle(Bundle.open(path), shapes or {})
+        return _report_bundle(Bundle.open(path, verify), shapes or {})
     if path.suffix == ".onnx":
+        if verify:
+            raise InputError(f"{path} has no digest of its own: --verify takes its bundle.")
         _check_shapes(shapes or {}, dimensions(path))
         return {"kind": "graph", "path": str(path), **report_graph(path, shapes or {})}
-    raise InputError(f"{path} cannot be inspected: give a bundle folder or an .onnx file.")
+    if path.suffix in (SUFFIX, ".json"):
+        if shapes:
+            raise InputError(f"{path} is built for its profiles' shapes: --shape is for graphs.")
+        return {"kind": "engine", **report_engine(path, verify)}
+    raise InputError(f"{path} cannot be inspected: give a bundle folder, an .onnx file, or an engine or its record.")
 
 
 def _check_shapes(shapes: Mapping[str, int], known: Iterable[str]) -> None:
@@ -63,7 +74,7 @@ def _report_bundle(bundle: Bundle, shapes: Mapping[str, int]) -> dict[str, Any]:
         "bytes_by_folder": _bytes_by_folder(manifest["files"]),
         "sample_files": [name for name in manifest["files"] if name.startswith("samples/")],
         "sources": manifest.get("sources", []),
-        "engines": manifest.get("engines", []),
+        "engines": report_engines(bundle),
         "components": {
             name: {
                 **{key: component.get(key) for key in ("inputs", "outputs", "ranges", "cache")},

@@ -4,18 +4,22 @@ The float32 nodes of a graph fall into groups that exchange float32 values. A gr
 operators and from the graph inputs and outputs it touches, so a part that is in float32 by mistake shows as "other".
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import onnx
 
+from ..keep_fp32 import METADATA, is_kept
 from .costs import Bodies
 from .memory_sites import memory_nodes
 from .values import TypedGraph
 
 HALF = ("float16", "bfloat16")
+KEPT = "kept by --keep-fp32"
 _WHY = {
+    KEPT: "the modules that were named, and what reads their results before the next half module",
     "norm statistics": "sums of squares overflow float16 and lose the mean in bfloat16",
     "softmax and mask": "a finite half mask plus a negative score is -inf, and a masked row NaN",
     "rotary": "angles grow with the position, beyond what half types resolve",
@@ -28,7 +32,7 @@ _NORMS = frozenset(
 _MEANS, _ROOTS = frozenset(("ReduceMean", "ReduceSum", "ReduceSumSquare")), frozenset(("Sqrt", "Reciprocal", "Pow"))
 _ANGLES = frozenset(("Cos", "Sin"))
 # The bulk of the work: in float32 it is never part of one of the known reasons.
-_PRODUCTS = frozenset(("MatMul", "Gemm", "Conv", "ConvTranspose"))
+PRODUCTS = frozenset(("MatMul", "Gemm", "Conv", "ConvTranspose"))
 
 
 @dataclass
@@ -50,8 +54,9 @@ def find_islands(graph: TypedGraph, bodies: Bodies) -> list[Island]:
         _enter(found, group.reason, group.nodes, group.nodes[0].name)
     for node in memory_nodes(graph):
         body = bodies.of(node) if graph.function(node) else None
+        wide = node.output[0] in graph.types and graph.types[node.output[0]].dtype == "float32"
         for group in _groups(body) if body else []:
-            _enter(found, "memory products", group.nodes, node.name)
+            _enter(found, KEPT if wide else "memory products", group.nodes, node.name)
     return sorted(found.values(), key=lambda island: -island.nodes)
 
 
@@ -128,7 +133,9 @@ def _connected(nodes: Iterable[onnx.NodeProto], live: set[str]) -> list[list[onn
 
 def _reason(group: _Group, groups: list[_Group], graph: TypedGraph) -> str:
     operators = {node.op_type for node in group.nodes}
-    if operators & _PRODUCTS and not group.table:
+    if any(is_kept(name, _kept_patterns(graph)) for name in _float32_weights(graph) & group.inputs):
+        return KEPT
+    if operators & PRODUCTS and not group.table:
         return "other"
     if operators & _NORMS or (operators & _MEANS and operators & _ROOTS):
         return "norm statistics"
@@ -140,6 +147,20 @@ def _reason(group: _Group, groups: list[_Group], graph: TypedGraph) -> str:
         readers = (g.reason for g in groups if not g.table and g.inputs & group.outputs)
         return next((reason for reason in readers if reason != "other"), "other")
     return _interface(group, graph)
+
+
+def _kept_patterns(graph: TypedGraph) -> list[str]:
+    """What `--keep-fp32` named when the graph was traced: the exporter's own note, nothing where another wrote it."""
+    noted = {entry.key: entry.value for entry in graph.model.metadata_props}.get(METADATA, "[]")
+    try:
+        patterns = json.loads(noted)
+    except (ValueError, RecursionError):
+        return []
+    return [str(pattern) for pattern in patterns] if isinstance(patterns, list) else []
+
+
+def _float32_weights(graph: TypedGraph) -> set[str]:
+    return {t.name for t in graph.model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
 
 
 def _makes_angles(group: _Group) -> bool:

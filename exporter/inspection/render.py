@@ -1,17 +1,24 @@
 """The report of `inspect_path` as tables on a terminal."""
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from ..console import size, table
+from .port_rows import port_rows
+from .render_engine import print_engine, print_engines
 
 
 def print_report(report: Mapping[str, Any]) -> None:
-    """Print a report of either kind to standard output."""
+    """Print a report of any kind to standard output."""
     if report["kind"] == "graph":
         _print_graph(report["path"], report)
-        return
+    elif report["kind"] == "engine":
+        print_engine(report)
+    else:
+        _print_bundle(report)
+
+
+def _print_bundle(report: Mapping[str, Any]) -> None:
     facts = [
         ("family", f"{report['family']}, task {report['task']}"),
         ("precision", report["precision"]),
@@ -25,19 +32,13 @@ def print_report(report: Mapping[str, Any]) -> None:
         _print_ports(name, component)
         for precision, graph in component["graphs"].items():
             _print_graph(f"{name}, {precision}", graph)
+    if report["engines"]:
+        print_engines(report["engines"])
 
 
 def _print_ports(name: str, component: Mapping[str, Any]) -> None:
-    rows = []
-    for kind in ("inputs", "outputs"):
-        shown = Counter(_layerless(port["name"]) for port in component[kind])
-        for port in component[kind]:
-            pattern = _layerless(port["name"])
-            if pattern in shown:
-                count = shown.pop(pattern)
-                rows.append((kind[:-1], pattern + (f"  x{count}" if count > 1 else ""), port["dtype"], _dims(port)))
     ranges = ", ".join(f"{dim} {low} to {high}" for dim, (low, high) in component["ranges"].items())
-    table(f"{name}: {ranges}", ("", "name", "type", "dims"), rows)
+    table(f"{name}: {ranges}", ("", "name", "type", "dims"), port_rows(component))
 
 
 def _print_graph(title: str, graph: Mapping[str, Any]) -> None:
@@ -85,14 +86,6 @@ def _print_operators(graph: Mapping[str, Any]) -> None:
         for operator, types in sorted(graph["nodes"]["by_operator"].items(), key=lambda entry: -sum(entry[1].values()))
     ]
     table("", ("operator", "nodes", "computes in"), rows)
-
-
-def _layerless(name: str) -> str:
-    return ".".join("{i}" if part.isdigit() else part for part in name.split("."))
-
-
-def _dims(port: Mapping[str, Any]) -> str:
-    return "[" + ", ".join(str(dim) for dim in port["dims"]) + "]"
 
 
 def _short(value: Any) -> str:

@@ -34,7 +34,7 @@ def reference_of(bundle: Bundle, source: Source | None) -> tuple[TorchReference,
     model = load(source)
     if differing := _differing(model, bundle):
         raise InputError(f"{bundle.root} was not made from this source: they differ in {', '.join(differing)}.")
-    return TorchReference(components, model.weights), components
+    return TorchReference(components, model.reference_weights), components
 
 
 def _differing(model: Model, bundle: Bundle) -> list[str]:
@@ -73,27 +73,36 @@ def random_cases(reference: Session, components: Sequence[Component]) -> Iterato
         known: Arrays = {}
         for component in components:
             batch = min(batch, component.ranges["batch"][1])
-            columns = min(columns, component.ranges.get("sequence", (1, columns))[1])
-            inputs = complete(component, {**_random(component, random, batch, columns), **known})
+            lowest, highest = component.ranges.get("sequence", (1, columns))
+            columns = max(lowest, min(columns, highest))
+            inputs = complete(component, {**random_inputs(component, random, batch, columns), **known})
             outputs = reference.run(component.name, inputs, [port.name for port in component.outputs[:1]])
             known |= outputs
             yield Case(component.name, f"random, batch {batch}, {columns} columns", inputs, outputs)
 
 
-def _random(component: Component, random: np.random.Generator, batch: int, columns: int) -> Arrays:
+def random_inputs(
+    component: Component, random: np.random.Generator, batch: int, columns: int, right_padding: bool = True
+) -> Arrays:
+    """The inputs of a component that are not another's outputs: odd rows padded on the left, every third one on the
+    right too, and logits asked for where every row has a token."""
     names = {port.name: port for port in component.inputs}
     made: Arrays = {}
-    if "pixel_values" in names:
-        size = [dim for dim in names["pixel_values"].dims if isinstance(dim, int)]
-        made["pixel_values"] = random.standard_normal((batch, *size)).astype(np.float32)
+    for suffix in ("", "_2"):
+        if f"pixel_values{suffix}" in names:
+            size = [dim for dim in names[f"pixel_values{suffix}"].dims if isinstance(dim, int)]
+            made[f"pixel_values{suffix}"] = random.standard_normal((batch, *size)).astype(np.float32)
+        if f"pixel_mask{suffix}" in names:
+            made[f"pixel_mask{suffix}"] = _random_masks(random, batch, *size[-2:])
+    if "image_indicator" in names:
         made["image_indicator"] = (np.arange(batch) % 3 != 1).astype(np.float32)
     if "input_ids" in names:
-        vocab = component.outputs[0].dims[-1]
-        assert isinstance(vocab, int)
+        vocab = component.vocab
+        assert vocab is not None
         mask = np.ones((batch, columns), np.int64)
         mask[1::2, : columns // 3] = 0
-        mask[2::3, columns - columns // 4 :] = 0
-        # Logits are asked for where every row has a token.
+        if right_padding:
+            mask[2::3, columns - columns // 4 :] = 0
         asked = np.unique([columns // 3, columns // 2, max(columns // 3, columns - columns // 4 - 1)])
         made |= {
             "input_ids": random.integers(0, vocab, (batch, columns)),
@@ -102,3 +111,11 @@ def _random(component: Component, random: np.random.Generator, batch: int, colum
             "logits_positions": np.tile(asked, (batch, 1)),
         }
     return made
+
+
+def _random_masks(random: np.random.Generator, batch: int, height: int, width: int) -> np.ndarray:
+    """Images of random sizes in the upper left corner, int64 [B,H,W]."""
+    mask = np.zeros((batch, height, width), np.int64)
+    for row in mask:
+        row[: random.integers(1, height + 1), : random.integers(1, width + 1)] = 1
+    return mask

@@ -1,4 +1,4 @@
-"""Where a bundle's graph leaves its tolerance: the first component, module and node, in ONNX Runtime.
+"""Where a bundle's graph leaves its tolerance: the first component, module and node, in ONNX Runtime or TensorRT.
 
 Each component is traced again in float32 and both graphs get the golden inputs, so that a fault in one component does
 not hide one in the next. Nodes have the same names in all precisions, Casts apart: their results are compared one by
@@ -6,6 +6,7 @@ one.
 """
 
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -17,11 +18,15 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from ..bundle import Bundle, BundleWriter
+from ..engines.choice import choose_engines
+from ..engines.runtime import process_runtime
 from ..errors import EnvironmentLack, InputError, MissingPackage
+from ..keep_fp32 import module_of
 from ..partial import partial_folder, remove_leftovers
 from ..progress import Progress
 from ..session import Arrays
-from .bisect_probe import GraphPair, chunks, errors, partners, relative_l2
+from .bisect_probe import GraphPair, Run, chunks, errors, partners, relative_l2, run_graph
+from .engine_probe import EngineProbe
 from .samples import read_cases
 from .thresholds import THRESHOLDS
 
@@ -31,6 +36,8 @@ if TYPE_CHECKING:
     from ..models.component import Component
 
 SHOWN = 5
+# A module that is kept can hand its result on to one that is not, where the error then enters: each trial adds those.
+_TRIALS = 4
 # An error less than this many times its largest input's came with the inputs.
 _GROWTH = 3
 _NUMBER = re.compile(r"\.\d+\.")
@@ -41,6 +48,17 @@ _OWN_WEIGHTS = (
 _HALF = (
     "ONNX Runtime's CPU computes fp16 nodes in float32 and does not round between all of them: what only true half "
     "arithmetic loses is not seen here, except where a result is beyond the range of fp16."
+)
+
+
+_TRIED = {
+    None: "a suggestion, not tried",
+    True: "tried, with these nothing leaves the tolerance",
+    False: "tried, and not enough",
+}
+_PROBES = (
+    "TensorRT ran the nodes of the published graphs in engines that hand out every result. Where nothing leaves the "
+    "tolerance here and `check` fails, the fault lies in the lowering, the plugin or a fusion of the bundle's engine."
 )
 
 
@@ -65,7 +83,8 @@ class ComponentErrors:
 
     entries are the nodes whose inputs are within the tolerance while their output is not, in order; `first` is the
     first of them. modules holds the worst ones by error. faded are nodes over the tolerance whose readers are all
-    within it again. keep_fp32 are patterns of modules that would perhaps be repaired by float32; nothing was tried.
+    within it again. keep_fp32 are patterns of modules that float32 may repair; repaired says whether nothing left the
+    tolerance when the graph was traced again with them, None where that was not tried.
     """
 
     component: str
@@ -75,6 +94,7 @@ class ComponentErrors:
     faded: dict[str, float]
     keep_fp32: list[str]
     unpaired: list[str]
+    repaired: bool | None = None
 
     @property
     def first(self) -> NodeError | None:
@@ -120,17 +140,30 @@ class BisectReport:
 
 
 def bisect(
-    bundle: Bundle, precision: str | None = None, source: "Source | None" = None, progress: Progress | None = None
+    bundle: Bundle,
+    precision: str | None = None,
+    source: "Source | None" = None,
+    progress: Progress | None = None,
+    backend: str = "onnxruntime",
 ) -> BisectReport:
     """Name the first node of each component's graph whose output leaves the tolerance of its precision.
+
+    With the backend tensorrt the nodes run in probing engines, which are built from the graphs with what is compared as
+    further outputs; the bundle must have engines in the precision that can be loaded here.
 
     precision names one of the bundle's graphs (default: the bundle's own). The reference has the weights of `source`,
     which must be what the bundle was made from, or the bundle's own. The float32 graph of one component at a time is
     written beside the bundle and removed. Raises InputError for another source or graphs that cannot be run,
-    EnvironmentLack for bf16 graphs, a full disk or a folder that cannot be written, MissingPackage without torch.
+    EnvironmentLack for bf16 graphs in ONNX Runtime, a machine that cannot run engines, a full disk or a folder that
+    cannot be written, MissingPackage without torch.
     """
     precision = precision or bundle.manifest["precision"]
-    if precision == "bf16":
+    probes: dict[str, Run] = {}
+    if backend == "tensorrt":
+        # Trusted: of the bundle's own engines none is loaded.
+        entries = choose_engines(bundle, precision, process_runtime().environment, trusted=True)
+        probes = {name: EngineProbe(entry).run for name, entry in entries.items()}
+    elif precision == "bf16":
         raise EnvironmentLack(
             "a bf16 graph cannot be bisected here: ONNX Runtime's CPU has no bfloat16 kernels. Export the source in "
             "fp32 or fp16 and bisect that bundle."
@@ -141,7 +174,7 @@ def bisect(
         raise MissingPackage("torch", "export") from error
     components = components_of(bundle.manifest["family"], bundle.manifest["config"])
     graphs = {component.name: bundle.graph(component.name, precision) for component in components}
-    task = _Task(bundle, precision, _weights(bundle, source, components), progress or Progress())
+    task = _Task(bundle, precision, _weights(bundle, source, components), progress or Progress(), probes)
     against = f"the model traced again in float32, on {'the source' if source else 'the bundle'}'s weights"
     report = BisectReport(str(bundle.root), precision, task.limit, against)
     inputs = _inputs(task, components)
@@ -156,7 +189,9 @@ def bisect(
             )
     if source is None and precision == bundle.manifest["precision"]:
         report.notes.append(_OWN_WEIGHTS)
-    if precision == "fp16":
+    if backend == "tensorrt":
+        report.notes.append(_PROBES)
+    elif precision == "fp16":
         report.notes.append(_HALF)
     return report
 
@@ -191,7 +226,7 @@ def _component_lines(part: ComponentErrors, first: NodeError) -> list[str]:
     text.append(f"  worst modules: {_listed(part.modules.items())}")
     if part.keep_fp32:
         patterns = " ".join(f"--keep-fp32 '{pattern}'" for pattern in part.keep_fp32)
-        text.append(f"  a suggestion, not tried: {patterns}")
+        text.append(f"  {_TRIED[part.repaired]}: {patterns}")
     return text
 
 
@@ -209,6 +244,8 @@ class _Task:
     precision: str
     weights: Mapping[str, "LazyTensor"]
     progress: Progress
+    # By component; where there is none, ONNX Runtime runs the probing graphs.
+    probes: Mapping[str, Run]
 
     @property
     def limit(self) -> float:
@@ -261,23 +298,63 @@ def _component_errors(
     task: _Task, component: "Component", graph: Path, inputs: Arrays, folder: Path
 ) -> ComponentErrors:
     pair = GraphPair.read(graph, _write_twin(task, component, folder))
+    judged = _compared(task, component, pair, inputs, folder / "probes")
+    modules = _to_keep(task, component, pair, judged)
+    if not modules:
+        return judged
+    judged = replace(judged, keep_fp32=_patterns(task, component, modules))
+    try:
+        return _tried(task, component, judged, modules, pair.twin_path, inputs)
+    except (InputError, EnvironmentLack) as error:
+        task.progress.note(f"--keep-fp32 was not tried for {component.name}: {error}")
+        return judged
+
+
+def _compared(task: _Task, component: "Component", pair: GraphPair, inputs: Arrays, folder: Path) -> ComponentErrors:
     total = sum(size for _, size in chunks(pair, inputs))
     with task.progress.stage(f"compare the nodes of {component.name}", total) as advance:
-        found = errors(pair, inputs, task.precision, advance, folder / "probes")
+        run = task.probes.get(component.name, run_graph)
+        found = errors(pair, inputs, task.precision, advance, folder, run)
     return _judged(task, component, pair, found)
 
 
+def _tried(
+    task: _Task, component: "Component", judged: ComponentErrors, modules: list[str], twin: Path, inputs: Arrays
+) -> ComponentErrors:
+    """Trace the graph with the modules in float32, and with those where the error then enters, until none does."""
+    for _ in range(_TRIALS):
+        folder = twin.parent / "trial"
+        folder.mkdir()
+        keep = _patterns(task, component, modules)
+        pair = GraphPair.read(_write_graph(task, component, task.precision, keep, folder), twin)
+        result = _compared(task, component, pair, inputs, folder / "probes")
+        shutil.rmtree(folder)
+        if result.first is None and not result.unpaired:
+            return replace(judged, keep_fp32=keep, repaired=True)
+        more = [module for module in _to_keep(task, component, pair, result) if module not in modules]
+        if not more:
+            break
+        modules = [*modules, *more]
+    return replace(judged, repaired=False)
+
+
 def _write_twin(task: _Task, component: "Component", folder: Path) -> Path:
-    """The component in float32 and in the opset of the tested graph, whose nodes it is to share."""
+    """The component in float32, whose nodes the tested graph is to share."""
+    return _write_graph(task, component, "fp32", (), folder)
+
+
+def _write_graph(task: _Task, component: "Component", precision: str, keep: Sequence[str], folder: Path) -> Path:
+    """The component traced again, on the reference's weights and in the opset of the tested graph."""
     from ..graphs.publish import write_graph
     from ..graphs.trace import check_opset, trace
     from ..graphs.weights import data_size
     from ..plan import require_room
 
     opset = task.bundle.manifest["components"][component.name]["graphs"][task.precision]["opset"]
-    check_opset(opset, "fp32")
-    with task.progress.stage(f"trace {component.name} in float32"):
-        model = trace(component, "fp32", opset)
+    check_opset(opset, precision)
+    what = f"with {', '.join(keep)} in float32" if keep else "in float32"
+    with task.progress.stage(f"trace {component.name} {what}"):
+        model = trace(component, precision, opset, keep)
     require_room(data_size(model), folder)
     return write_graph(model, task.weights, BundleWriter(folder), f"{component.name}.onnx", task.progress)
 
@@ -303,18 +380,34 @@ def _judged(task: _Task, component: "Component", pair: GraphPair, found: Mapping
             entries.append(NodeError(node.name, module, node.op_type, error, known))
     # Weights are read for what is shown only.
     entries[:SHOWN] = [_explained(task, component, pair, entry) for entry in entries[:SHOWN]]
-    half = task.precision != "fp32"
-    # A module with damaged weights or edited nodes is not repaired by float32, whatever else enters there.
-    beyond = {entry.module for entry in entries if not entry.repairable}
     return ComponentErrors(
         component.name,
         len(found),
         entries,
         dict(sorted(modules.items(), key=lambda item: -item[1])[:SHOWN]),
         dict(sorted(faded.items(), key=lambda item: -item[1])),
-        _patterns([entry.module for entry in entries if half and entry.module not in beyond]),
+        [],
         pair.unpaired,
     )
+
+
+def _to_keep(task: _Task, component: "Component", pair: GraphPair, judged: ComponentErrors) -> list[str]:
+    """The modules that float32 may repair: those that an error enters at, or that read what a Cast has spoilt."""
+    if task.precision == "fp32":
+        return []
+    # A module with damaged weights or edited nodes is not repaired by float32, whatever else enters there.
+    beyond = {entry.module for entry in judged.entries if not entry.repairable}
+    made = {node.name: node for node in pair.graph.graph.node}
+    found: list[str] = []
+    for entry in judged.entries:
+        nodes = [made[entry.node]]
+        while casts := [node for node in nodes if node.op_type == "Cast"]:
+            results = {name for node in casts for name in node.output}
+            nodes = [node for node in nodes if node.op_type != "Cast"]
+            nodes += [node for node in pair.graph.graph.node if results.intersection(node.input)]
+        found += [node.name.rsplit("/", 1)[0] for node in nodes]
+    known = {module_of(weight) for weight in component.weights}
+    return [module for module in dict.fromkeys(found) if module in known and module not in beyond]
 
 
 def _felt(model: onnx.ModelProto, over: set[str]) -> set[str]:
@@ -379,7 +472,12 @@ def _edit(pair: GraphPair, node: onnx.NodeProto) -> str:
     return f"the attributes of {node.name} differ" if first != second else ""
 
 
-def _patterns(modules: Iterable[str]) -> list[str]:
+def _patterns(task: _Task, component: "Component", modules: Iterable[str]) -> list[str]:
+    """What the graph keeps already, and globs of the modules."""
+    return [*dict.fromkeys((*task.bundle.keep_fp32(component.name, task.precision), *_globs(modules)))]
+
+
+def _globs(modules: Iterable[str]) -> list[str]:
     """Globs of the modules; those that differ in the number of their layer alone become one."""
     alike: dict[str, list[str]] = {}
     for module in dict.fromkeys(modules):

@@ -5,7 +5,7 @@ weights stay in their file, which a link brings beside the probing graph.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,11 +73,27 @@ def partners(graph: onnx.ModelProto, twin: onnx.ModelProto) -> dict[str, str]:
     return found
 
 
-def errors(pair: GraphPair, inputs: Arrays, precision: str, advance: Advance, folder: Path) -> dict[str, float]:
+def run_graph(model: onnx.ModelProto, path: Path, outputs: Sequence[str], inputs: Arrays, precision: str) -> Arrays:
+    """The values `outputs` of a graph in ONNX Runtime; the probing graph is written to `path`, beside its weights."""
+    if not outputs:
+        return {}
+    path.write_bytes(probe(model, outputs).SerializeToString())
+    # Without optimization nodes stay what they are, and weights stay mapped.
+    session = OnnxSession({model.graph.name: path}, precision, optimize=False)
+    return session.run(model.graph.name, inputs, list(outputs))
+
+
+# How a probing graph is run: as run_graph.
+Run = Callable[[onnx.ModelProto, Path, Sequence[str], Arrays, str], Arrays]
+
+
+def errors(
+    pair: GraphPair, inputs: Arrays, precision: str, advance: Advance, folder: Path, run: Run = run_graph
+) -> dict[str, float]:
     """The relative L2 of every paired value of the graph, by name; its inputs are first cast to the graph's types.
 
-    Both graphs get the same inputs. Columns that no token uses are left out. `folder` takes the probing graphs; advance
-    is told the bytes compared. Raises InputError where ONNX Runtime cannot run a graph.
+    Both graphs get the same inputs, the float32 one in ONNX Runtime. Columns that no token uses are left out. `folder`
+    takes the probing graphs; advance is told the bytes compared. Raises InputError where a graph cannot be run.
     """
     link = _beside(pair.path, folder / "graph")
     twin_link = _beside(pair.twin_path, folder / "twin")
@@ -89,8 +105,8 @@ def errors(pair: GraphPair, inputs: Arrays, precision: str, advance: Advance, fo
     }
     for chunk, size in chunks(pair, inputs):
         wanted = sorted({pair.partners[name] for name in chunk} - set(inputs))
-        expected = {**inputs, **_run(pair.twin, twin_link, wanted, inputs, "fp32")}
-        actual = _run(pair.graph, link, chunk, inputs, precision)
+        expected = {**inputs, **run_graph(pair.twin, twin_link, wanted, inputs, "fp32")}
+        actual = run(pair.graph, link, chunk, inputs, precision)
         for name in chunk:
             partner = pair.partners[name]
             kept = used_elements(dims.get(partner, []), columns)
@@ -207,15 +223,6 @@ def _beside(graph: Path, folder: Path) -> Path:
         # Another disk, or a file of another user.
         (folder / f"{graph.name}.data").symlink_to(data)
     return folder / graph.name
-
-
-def _run(model: onnx.ModelProto, path: Path, outputs: Sequence[str], inputs: Arrays, precision: str) -> Arrays:
-    if not outputs:
-        return {}
-    path.write_bytes(probe(model, outputs).SerializeToString())
-    # Without optimization nodes stay what they are, and weights stay mapped.
-    session = OnnxSession({model.graph.name: path}, precision, optimize=False)
-    return session.run(model.graph.name, inputs, list(outputs))
 
 
 def probe(model: onnx.ModelProto, outputs: Sequence[str]) -> onnx.ModelProto:

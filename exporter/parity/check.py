@@ -4,36 +4,42 @@ Three kinds of evidence, named in the report: the golden samples that were recor
 source itself, run anew; or only the PyTorch forward pass on the bundle's own weights ("graph parity only").
 """
 
-import platform
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from importlib import metadata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..bundle import Bundle
 from ..checkpoints.source import Source
+from ..data import Answer, Request
 from ..datasets import Dataset, open_dataset
+from ..engines.session import TensorRTSession
+from ..engines.shapes import NoProfile
 from ..errors import InputError, MissingPackage
+from ..machine import available_memory, describe
 from ..onnx_session import OnnxSession
+from ..pipeline import Pipeline, Settings
+from ..pipelines import AnyPipeline
 from ..progress import Progress
 from ..run import BACKENDS
 from ..session import Session
-from .answering import compare_answers, compare_data, pipeline_of
+from .answering import compare_answers, compare_data, pipeline_of, possible
 from .batches import InBatches, limits_in
 from .compare import compare_output
 from .effect import image_effect
 from .golden import Case
 from .half import true_half
-from .replay import replay
-from .report import Report
+from .replay import ways
+from .report import GOLDEN, GRAPH_ONLY, SOURCE, Report
 from .samples import read_cases, read_margins, read_samples
+from .single_pass import WithoutEmptyPast
 from .thresholds import THRESHOLDS
 from .twin import float32_twin
 from .verdict import judge
 
-GOLDEN = "the golden samples recorded from the source"
-SOURCE = "the source, run anew in PyTorch"
-GRAPH_ONLY = "PyTorch on the bundle's own weights (graph parity only)"
+# Where the system does not say how much there is.
+_MEMORY = 8 << 30
 
 
 def check(
@@ -43,13 +49,17 @@ def check(
     data: Path | str | None = None,
     source: Source | None = None,
     progress: Progress | None = None,
+    trust_bundle: bool = False,
+    lowering: str | None = None,
 ) -> Report:
     """Compare a bundle with its reference and return what was found; nothing is raised for a failed comparison.
 
-    precision names one of the bundle's graphs (default: the bundle's own). data is a JSONL file of requests or a
-    ScienceQA folder, run through the bundle and the reference, from pixels and text to logits and answers. source is
-    read again and run; without it the golden samples are the reference, and without those PyTorch on the bundle's own
-    weights. Raises InputError for a damaged bundle, bad data, or a backend or precision that is not known.
+    precision is that of the bundle's graphs, or of its engines with the backend tensorrt (default: the bundle's own).
+    data is a JSONL file of requests or a ScienceQA folder, run through the bundle and the reference, from pixels and
+    text to logits and answers. source is read again and run; without it the golden samples are the reference, and
+    PyTorch on the bundle's own weights where there are none and for the ends of every engine's profiles. trust_bundle
+    and lowering: see TensorRTSession. Raises InputError for a damaged bundle, bad data, or a backend or precision that
+    is not known, EnvironmentLack where an engine cannot be loaded here.
     """
     if backend not in BACKENDS:
         raise InputError(f"backend {backend!r} cannot be checked by this version; it knows {', '.join(BACKENDS)}")
@@ -62,37 +72,66 @@ def check(
     # All of it, so that what is wrong with it is known before the long work.
     if dataset is not None and not sum(1 for _ in dataset.requests()):
         raise InputError(f"{data} holds no request.")
-    with progress.stage("verify digests", bundle.size) as advance:
-        bundle.verify(advance)
     components = list(bundle.manifest["components"])
     report = Report(str(bundle.root), bundle.manifest["family"], backend, precision, THRESHOLDS[precision], components)
-    report.environment = _environment()
-    with _tested_session(bundle, report, progress) as session:
+    report.environment = describe()
+    with ExitStack() as stack:
+        engines = None
+        if backend == "tensorrt":
+            # A machine without a GPU says so at once, not after gigabytes were hashed.
+            engines = stack.enter_context(
+                TensorRTSession(bundle, precision, trust_bundle=trust_bundle, lowering=lowering)
+            )
+        with progress.stage("verify digests", bundle.size) as advance:
+            bundle.verify(advance)
+        tested = stack.enter_context(_tested(bundle, engines, report, progress))
         cases = read_cases(bundle)
         with progress.stage("golden samples"):
-            _compare_cases(report, session, cases, bundle, GOLDEN)
-            _compare_golden_answers(report, session, bundle)
-        if report.precision == "fp16":
+            _compare_cases(report, tested, cases, GOLDEN)
+            _compare_golden_answers(report, tested, bundle)
+        if precision == "fp16" and engines is None:
             with progress.stage("true half arithmetic"):
                 _check_true_half(report, bundle, cases)
         if source is not None:
             _note_other_files(report, bundle, source, progress)
-        if source is not None or dataset is not None or not cases:
+        needed = source is not None or dataset is not None or not cases
+        if needed or engines is not None:
             with progress.stage("reference in PyTorch"):
-                _check_against_reference(report, session, bundle, source, dataset)
-        report.image_effect = image_effect(session, cases)
+                try:
+                    _check_against_reference(report, tested, bundle, source, dataset, engines)
+                except MissingPackage as missing:
+                    if needed:
+                        raise
+                    report.notes.append(
+                        f"the ends of the engines' profiles were not run: {missing} The golden samples were compared"
+                    )
+        with suppress(NoProfile):
+            report.image_effect = image_effect(tested.session, cases)
     judge(report)
     report.stages = [vars(stage) for stage in progress.stages]
     return report
 
 
+@dataclass(frozen=True)
+class _Tested:
+    """What is judged, in calls of no more rows than it is for, and the manifest with its components as they are run."""
+
+    session: Session
+    manifest: Mapping[str, Any]
+
+
 @contextmanager
-def _tested_session(bundle: Bundle, report: Report, progress: Progress) -> Iterator[Session]:
-    """What is judged, in calls of no more rows than the graphs are for."""
+def _tested(bundle: Bundle, engines: TensorRTSession | None, report: Report, progress: Progress) -> Iterator[_Tested]:
     limits = limits_in(bundle.manifest)
+    if engines is not None:
+        report.notes.append(engines.facts["engines"])
+        report.environment |= engines.facts
+        without_past = WithoutEmptyPast(engines, engines.manifest["components"])
+        yield _Tested(InBatches(without_past, limits_in(engines.manifest)), engines.manifest)
+        return
     if report.precision != "bf16":
         opened = OnnxSession(bundle, report.precision)
-        yield InBatches(opened, limits)
+        yield _Tested(InBatches(opened, limits), bundle.manifest)
         if opened.mapped:
             report.notes.append(
                 f"ONNX Runtime ran {', '.join(sorted(opened.mapped))} without optimizations, the weights mapped from "
@@ -107,21 +146,52 @@ def _tested_session(bundle: Bundle, report: Report, progress: Progress) -> Itera
         with progress.stage("float32 twin of the bf16 graphs"):
             session, differences = stack.enter_context(float32_twin(bundle, progress))
         report.failures += differences
-        yield InBatches(session, limits)
+        yield _Tested(InBatches(session, limits), bundle.manifest)
 
 
-def _compare_cases(report: Report, session: Session, cases: Sequence[Case], bundle: Bundle, reference: str) -> None:
+def _compare_cases(report: Report, tested: _Tested, cases: Iterable[Case], reference: str) -> None:
     for case in cases:
-        for pair in replay(session, case, bundle.manifest["components"][case.component]):
-            report.outputs.append(compare_output(pair, reference, report.threshold))
+        for name, way in ways(case, tested.manifest["components"][case.component]):
+            try:
+                pairs = list(way(tested.session))
+            except NoProfile as error:
+                report.notes.append(f"{case.component}, {name}, was not compared: {error}")
+                continue
+            report.outputs += [compare_output(pair, reference, report.threshold) for pair in pairs]
 
 
-def _compare_golden_answers(report: Report, session: Session, bundle: Bundle) -> None:
-    samples, margins = read_samples(bundle), read_margins(bundle)
+def _compare_golden_answers(report: Report, tested: _Tested, bundle: Bundle) -> None:
+    margins = read_margins(bundle)
+    if not margins:
+        return
+    pipeline = pipeline_of(tested.session, tested.manifest, bundle.root, report.precision)
+    settings = possible(pipeline.defaults, tested.manifest)
+    samples = [(request, answer) for request, answer in read_samples(bundle) if _fits(pipeline, bundle, request)]
+    if len(samples) < len(margins):
+        report.notes.append(
+            f"{len(margins) - len(samples)} of {len(margins)} golden answers were not compared: they are longer than "
+            f"the {pipeline.max_sequence} columns that the engine of the decoder was built for"
+        )
     if samples:
-        requests, expected = zip(*samples, strict=True)
+        requests, answers = zip(*samples, strict=True)
+        expected = [_begun(pipeline, answer, settings) for answer in answers]
         leads = [margins[request.id] for request in requests]
-        compare_answers(report, pipeline_of(session, bundle, report.precision), requests, expected, leads, GOLDEN)
+        compare_answers(report, pipeline, requests, expected, leads, GOLDEN, settings)
+
+
+def _begun(pipeline: AnyPipeline, answer: Answer, settings: Settings) -> Answer:
+    """The golden answer, or the first tokens of it where that is all that the settings let be generated."""
+    if settings == pipeline.defaults:
+        return answer
+    assert isinstance(pipeline, Pipeline), "what generates no text has one way of answering"
+    ids = answer.ids[: settings.max_new_tokens]
+    return replace(answer, ids=ids, text=pipeline.tokenizer.decode(ids))
+
+
+def _fits(pipeline: AnyPipeline, bundle: Bundle, request: Request) -> bool:
+    """Whether an engine that is shorter than the model sees the prompt as the model did."""
+    columns = len(pipeline.tokenizer.encode(request.text)) + pipeline.defaults.max_new_tokens
+    return columns <= pipeline.max_sequence or pipeline.max_sequence >= bundle.manifest["tokenizer"]["maximum"]
 
 
 def _check_true_half(report: Report, bundle: Bundle, cases: Sequence[Case]) -> None:
@@ -131,10 +201,16 @@ def _check_true_half(report: Report, bundle: Bundle, cases: Sequence[Case]) -> N
 
 
 def _check_against_reference(
-    report: Report, session: Session, bundle: Bundle, source: Source | None, dataset: Dataset | None
+    report: Report,
+    tested: _Tested,
+    bundle: Bundle,
+    source: Source | None,
+    dataset: Dataset | None,
+    engines: TensorRTSession | None,
 ) -> None:
     try:
         from .anew import random_cases, reference_of, rerun
+        from .engine_points import engine_points
     except ImportError as error:
         raise MissingPackage("torch", "export") from error
 
@@ -142,9 +218,15 @@ def _check_against_reference(
     reference = InBatches(model, limits_in(bundle.manifest))
     kind = SOURCE if source is not None else GRAPH_ONLY
     cases = [rerun(reference, case) for case in read_cases(bundle)] if source is not None else []
-    _compare_cases(report, session, [*cases, *random_cases(reference, components)], bundle, kind)
+    _compare_cases(report, tested, cases, kind)
+    if engines is None:
+        _compare_cases(report, tested, random_cases(reference, components), kind)
+    else:
+        budget = (available_memory() or _MEMORY) // 2
+        for pair in engine_points(engines, reference, components, budget, report.notes.append):
+            report.outputs.append(compare_output(pair, kind, report.threshold))
     if dataset is not None:
-        compare_data(report, session, reference, components, bundle, dataset, kind)
+        compare_data(report, tested.session, reference, components, bundle, tested.manifest, dataset, kind)
 
 
 def _note_other_files(report: Report, bundle: Bundle, source: Source, progress: Progress) -> None:
@@ -159,13 +241,3 @@ def _note_other_files(report: Report, bundle: Bundle, source: Source, progress: 
             f"{len(others)} of {count} files of the source are not, byte for byte, those the bundle was made from: "
             f"{', '.join(others)}"
         )
-
-
-def _environment() -> dict[str, str]:
-    found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
-    for package in ("memvp-export", "onnxruntime", "onnx", "torch"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

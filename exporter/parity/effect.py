@@ -10,13 +10,16 @@ from .metrics import distance
 
 
 def image_effect(session: Session, cases: Sequence[Case]) -> float | None:
-    """Relative L2 by which the logits of the golden rows move when the visual memory is set to zero; None without a
-    golden decoder case."""
+    """Relative L2 by which the answers to the golden rows move when what comes of the image, the visual memory or the
+    pixels, is set to zero; None without a golden case that reads text and image."""
     for case in cases:
-        if case.name == "rows" and "visual_memory" in case.inputs:
-            blind = {**case.inputs, "visual_memory": np.zeros_like(case.inputs["visual_memory"])}
+        pixels = [name for name in case.inputs if name.startswith("pixel_values") and "input_ids" in case.inputs]
+        images = ["visual_memory"] if "visual_memory" in case.inputs else pixels
+        if case.name == "rows" and images:
+            blind = {**case.inputs, **{name: np.zeros_like(case.inputs[name]) for name in images}}
+            output = next(iter(case.outputs), "logits")
             with_image, without = (
-                session.run(case.component, inputs, ["logits"])["logits"] for inputs in (case.inputs, blind)
+                session.run(case.component, inputs, [output])[output] for inputs in (case.inputs, blind)
             )
             return distance(without, with_image).relative_l2
     return None

@@ -2,8 +2,9 @@
 
 Tensors are stored under `<component>/<case>/<inputs|outputs>/<port>`. Case "rows" records a decoder as one pass over
 whole sequences with logits at every column: a check replays the same columns as prefill, chunks and single steps. Its
-rows cover left padding, right padding, a hole in the mask, no image, and every column used; a graph that takes fewer
-rows at once runs them in several calls. Case "long" is one long row with a few logits.
+rows cover left padding, right padding, a hole in the mask, no image, and every column used, and images of several sizes
+where a graph takes their masks; a graph that takes fewer rows at once runs them in several calls. Case "long" is one
+long row with a few logits.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,17 +48,18 @@ def record_golden(
     known: Arrays = {}
     cases = []
     for component in components:
+        seen = {**known, **_images(component, pixels)}
         if _has_tokens(component):
-            vocab = component.outputs[0].dims[-1]
-            assert isinstance(vocab, int)
+            vocab = component.vocab
+            assert vocab is not None
             columns, long_columns = _columns(component)
-            short = complete(component, {**known, **_rows(ids, vocab, columns)})
-            long = complete(component, {**_first_row(known), **_long_row(vocab, long_columns)})
+            short = complete(component, {**seen, **_rows(ids, vocab, columns)})
+            long = complete(component, {**_first_row(seen), **_long_row(vocab, long_columns)})
             cases.append(_run(session, component, "rows", short))
             # Past and present of a long row are the same as of a short one, only larger: they are not stored.
-            cases.append(_run(session, component, "long", long, ["logits"]))
+            cases.append(_run(session, component, "long", long, [component.outputs[0].name]))
         else:
-            case = _run(session, component, "rows", complete(component, _images(pixels)))
+            case = _run(session, component, "rows", complete(component, seen))
             known |= case.outputs
             cases.append(case)
     return cases
@@ -75,7 +77,7 @@ def _stored_bytes(component: "Component") -> int:
     columns, long = _columns(component)
     rows |= {"sequence": columns, "positions": columns}
     one = {"batch": 1, "sequence": long, "positions": min(LONG_LOGITS, long)}
-    logits = [port for port in component.outputs if port.name == "logits"]
+    logits = component.outputs[:1]
     return sum(_port_bytes(port, rows) for port in ports) + sum(
         _port_bytes(port, one) for port in chain(component.inputs, logits)
     )
@@ -163,7 +165,25 @@ def _long_row(vocab: int, columns: int) -> Arrays:
     }
 
 
-def _images(pixels: Sequence[np.ndarray]) -> Arrays:
-    rows = [pixels[i % len(pixels)] for i in range(ROWS)]
-    rows[2] = np.zeros_like(rows[2])
-    return {"pixel_values": np.stack(rows), "image_indicator": np.array([1, 1, 0, 1], np.float32)}
+def _images(component: "Component", pixels: Sequence[np.ndarray]) -> Arrays:
+    """What a component takes of images: a second one is another row's first."""
+    names = {port.name for port in component.inputs}
+    made: Arrays = {}
+    for number, suffix in enumerate(("", "_2")):
+        if f"pixel_values{suffix}" in names:
+            rows = [pixels[(i + number) % len(pixels)] for i in range(ROWS)]
+            rows[2] = np.zeros_like(rows[2])
+            made[f"pixel_values{suffix}"] = np.stack(rows)
+        if f"pixel_mask{suffix}" in names:
+            made[f"pixel_mask{suffix}"] = np.roll(_masks(*pixels[0].shape[1:]), number, 0)
+    if "image_indicator" in names:
+        made["image_indicator"] = np.array([1, 1, 0, 1], np.float32)
+    return made
+
+
+def _masks(height: int, width: int) -> np.ndarray:
+    """Where the images of the rows lie, int64: the whole input, an upright and a flat part, a corner."""
+    mask = np.zeros((ROWS, height, width), np.int64)
+    for row, (part, other) in enumerate(((1, 1), (1, 2), (2, 1), (2, 3))):
+        mask[row, : -(-height // part), : -(-width // other)] = 1
+    return mask

@@ -22,8 +22,8 @@ _BY_COLUMN = ("input_ids", "attention_mask", "position_ids", "logits_positions")
 
 
 def true_half(bundle: Bundle, cases: Sequence[Case]) -> tuple[Iterator[Pair], list[str]]:
-    """One golden row of every component, every node computed in its own type: an image, and the first COLUMNS columns
-    of a decoder row without padding. Beside it, for each component that cannot be run so, why not."""
+    """One golden row of every component, every node computed in its own type: an image, the first COLUMNS columns of a
+    decoder row without padding, or a text with its image. Beside it, why not, for a component that cannot be run so."""
     rows = {case.component: case for case in cases if case.name == "rows"}
     small, reasons = [], []
     for name in bundle.manifest["components"]:
@@ -44,7 +44,8 @@ def _run(bundle: Bundle, case: Case) -> Pair:
     inputs, what = _row(case.inputs, _WITH_IMAGE), "an image"
     output = next(iter(case.outputs))
     expected = case.outputs[output][_WITH_IMAGE : _WITH_IMAGE + 1]
-    if "input_ids" in inputs:
+    # Elsewhere a row's later columns reach its earlier ones.
+    if "logits_positions" in inputs:
         inputs, what = _row(case.inputs, _ALL_COLUMNS_USED), f"{COLUMNS} columns"
         inputs |= {name: inputs[name][:, :COLUMNS] for name in _BY_COLUMN}
         expected = case.outputs[output][_ALL_COLUMNS_USED : _ALL_COLUMNS_USED + 1, :COLUMNS]

@@ -37,7 +37,7 @@ class Pictured:
 
 def require_packages() -> None:
     """Raise MissingPackage where a page could not be written, so that a long command can stop before its work."""
-    _environment()
+    page_environment()
     relative_l2_plot([], 1.0)
 
 
@@ -48,7 +48,7 @@ def write_check_page(report: Report, bundle: Bundle, path: Path) -> None:
     left at path, or what was there before.
     """
     shown = summary.first_answers(report.answers, MOST_ANSWERS)
-    page = _environment().get_template("page_check.html.j2")
+    page = page_environment().get_template("page_check.html.j2")
     _write(
         page,
         path,
@@ -76,7 +76,7 @@ def write_demo_page(
     `write_check_page` raises.
     """
     wrong = [question for question in answered[MOST_PICTURES:] if not question.correct]
-    page = _environment().get_template("page_demo.html.j2")
+    page = page_environment().get_template("page_demo.html.j2")
     _write(
         page,
         path,
@@ -93,7 +93,9 @@ def write_demo_page(
     )
 
 
-def _environment() -> "Environment":
+def page_environment() -> "Environment":
+    """Jinja's environment for self-contained pages: the templates of this folder and the words' filters. Raises
+    MissingPackage."""
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ImportError as error:

@@ -121,11 +121,12 @@ def headline(report: Report) -> Headline:
             text = "Every compared output is within its limits, and something else failed: the reasons are below."
         return Headline("bad", "Parity failed", text)
     text = f"All {len(report.outputs)} compared outputs are within the limits"
-    if report.precision == "bf16":
+    if report.on_twin:
         twin = ". They come from the graphs' float32 twin, on the same weights; bfloat16 itself was not run."
         return Headline("warn", "Parity shown on the float32 twin", text + twin)
-    if report.kinds == [GRAPH_ONLY]:
-        weights = ". Whether the bundle's weights are the official ones was not compared."
+    if report.graph_only:
+        names = ", ".join(report.graph_only)
+        weights = f". Whether the bundle's weights of {names} are the official ones was not compared."
         return Headline("warn", "Graph parity only", text + weights)
     return Headline("good", "Parity shown", text + ": the bundle gives PyTorch's results.")
 

@@ -7,6 +7,10 @@ from typing import Any
 from .metrics import Agreement, Distance
 from .thresholds import Threshold
 
+GOLDEN = "the golden samples recorded from the source"
+SOURCE = "the source, run anew in PyTorch"
+GRAPH_ONLY = "PyTorch on the bundle's own weights (graph parity only)"
+
 
 @dataclass(frozen=True)
 class OutputResult:
@@ -75,9 +79,23 @@ class Report:
         return [name for name in self.components if name not in compared]
 
     @property
+    def on_twin(self) -> bool:
+        """Whether the figures are those of a float32 twin, where nothing runs the precision itself."""
+        return self.precision == "bf16" and self.backend == "onnxruntime"
+
+    @property
     def kinds(self) -> list[str]:
         """The references that were compared with, each once."""
         return list(dict.fromkeys([*(r.reference for r in self.outputs), *(a.reference for a in self.answers)]))
+
+    @property
+    def graph_only(self) -> list[str]:
+        """The components of which no output was compared with anything but PyTorch on the bundle's own weights: whether
+        those are the source's is not known of them."""
+        kinds: dict[str, set[str]] = {}
+        for result in self.outputs:
+            kinds.setdefault(result.component, set()).add(result.reference)
+        return [name for name in self.components if kinds.get(name) == {GRAPH_ONLY}]
 
     @property
     def verdict(self) -> str:
@@ -91,12 +109,17 @@ class Report:
             return f"PARITY FAILED against {against}: {self.failures[0]}"
         if not self.passed:
             return f"NO PARITY SHOWN: nothing was compared of {', '.join(self.uncompared)}"
-        numerics = " (bf16 numerics not run: its float32 twin was)" if self.precision == "bf16" else ""
+        if self.graph_only and self.kinds != [GRAPH_ONLY]:
+            against += f" (graph parity only: {', '.join(self.graph_only)})"
+        numerics = " (bf16 numerics not run: its float32 twin was)" if self.on_twin else ""
         return f"PARITY against {against}: {figure}, limit {self.threshold.relative_l2:.0e}{numerics}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data; figures that are not finite, which JSON cannot say, are None."""
-        return _plain({**asdict(self), "passed": self.passed, "verdict": self.verdict, "kinds": self.kinds})
+        return _plain(
+            {**asdict(self), "passed": self.passed, "verdict": self.verdict, "kinds": self.kinds}
+            | {"graph_only": self.graph_only}
+        )
 
 
 def _plain(value: Any) -> Any:

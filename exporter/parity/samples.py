@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -14,12 +14,15 @@ from ..bundle import Bundle, BundleWriter
 from ..data import Answer, Request, read_requests
 from ..errors import InputError
 from ..images import load_image, preprocess
-from ..pipeline import Pipeline
+from ..pipelines import AnyPipeline
 from ..run import read_npz
 from ..session import Session
 from .batches import InBatches, limits_of
 from .golden import Case, from_arrays, record_golden, to_arrays
-from .prefill import record_answers
+from .recording import record_answers
+
+if TYPE_CHECKING:
+    from ..models.component import Component
 
 TENSORS = "samples/golden.npz"
 REQUESTS = "samples/requests.jsonl"
@@ -30,10 +33,15 @@ _TEXTS = (
     "Question: Which side is brighter?\nContext: N/A\nOptions: (A) left (B) right (C) neither\nResponse:The answer is",
     "Question: Which word comes first in the alphabet?\nContext: N/A\nOptions: (A) sea (B) sun\nResponse:The answer is",
 )
+_SHORT_TEXTS = ("What is shown in the picture?", "Which side is brighter?", "Is there a ring?")
 
 
 def write_samples(
-    session: Session, components: Sequence[Any], pipeline: Pipeline, requests: Sequence[Request], writer: BundleWriter
+    session: Session,
+    components: Sequence[Any],
+    pipeline: AnyPipeline,
+    requests: Sequence[Request],
+    writer: BundleWriter,
 ) -> dict[str, str]:
     """Record golden tensors and answers of `session`, the float32 reference, and write them into the bundle.
 
@@ -84,7 +92,7 @@ def read_samples(bundle: Bundle) -> list[tuple[Request, Answer]]:
 
 
 def read_margins(bundle: Bundle) -> dict[str, tuple[float, ...]]:
-    """How firmly the reference chose each token of its answers, by the request's id: see `prefill.record_answers`.
+    """How firmly the reference chose each token of its answers, by the request's id: see `recording.record_answers`.
     Older bundles have none."""
     return {answer.id: margins for answer, margins in _recorded_answers(bundle)} if bundle.manifest["samples"] else {}
 
@@ -118,41 +126,62 @@ def _own_file(bundle: Bundle, image: Path | None) -> Path | None:
     return bundle.path(name)
 
 
-def bundled_requests(samples: Path | None, writer: BundleWriter) -> list[Request]:
+def images_needed(components: Sequence["Component"]) -> int:
+    """How many images every request must have: none where the model can do without."""
+    names = [port.name for component in components for port in component.inputs]
+    return 0 if "image_indicator" in names else sum(name.startswith("pixel_values") for name in names)
+
+
+def bundled_requests(samples: Path | None, writer: BundleWriter, needed: int = 0) -> list[Request]:
     """Requests whose images are copies inside the bundle, so that a check starts from the same pixels anywhere.
 
-    samples is a JSONL file whose first LIMIT requests are used; None takes drawn pictures and plain questions. Raises
-    InputError for a file that holds none, requests with two images, or images that cannot be read.
+    samples is a JSONL file whose first LIMIT requests are used; None takes drawn pictures and plain questions. needed
+    is of `images_needed`. Raises InputError for a file that holds none, requests with another number of images, or
+    images that cannot be read.
     """
     if samples is None:
-        pictures = [_ring(), _gradient(), None]
-        chosen = [
-            (Request(f"builtin-{i}", text), picture)
-            for i, (text, picture) in enumerate(zip(_TEXTS, pictures, strict=True))
-        ]
+        chosen = _builtin(needed)
     else:
         requests = list(islice(read_requests(samples), LIMIT))
         if not requests:
             raise InputError(f"{samples} holds no request.")
-        if two := [request.id for request in requests if request.image_2]:
+        if two := [request.id for request in requests if request.image_2 and needed < 2]:
             raise InputError(f"{samples}: the request {two[0]!r} has two images; this model looks at one.")
-        chosen = [(request, load_image(request.image) if request.image else None) for request in requests]
+        if few := [request.id for request in requests if sum(map(bool, _paths(request))) < needed]:
+            raise InputError(f"{samples}: the request {few[0]!r} lacks an image; this model needs {needed} of them.")
+        chosen = [(request, [load_image(path) if path else None for path in _paths(request)]) for request in requests]
     made = []
-    for index, (request, picture) in enumerate(chosen):
-        image = None
-        if picture is not None:
-            name = f"samples/images/{index}.png"
-            image = writer.path(name)
-            picture.save(image)
-            writer.record(name)
-        made.append(Request(request.id, request.text, image, None, request.choices, request.answer))
+    for index, (request, pictures) in enumerate(chosen):
+        images: list[Path | None] = [None, None]
+        for number, picture in enumerate(pictures):
+            if picture is not None:
+                name = f"samples/images/{index}{'-2' if number else ''}.png"
+                images[number] = writer.path(name)
+                picture.save(writer.path(name))
+                writer.record(name)
+        made.append(replace(request, image=images[0], image_2=images[1]))
     return made
+
+
+def _paths(request: Request) -> tuple[Path | None, Path | None]:
+    return request.image, request.image_2
+
+
+def _builtin(needed: int) -> list[tuple[Request, list[Image.Image | None]]]:
+    pictures = [_ring(), _gradient(), _gradient().transpose(Image.Transpose.ROTATE_90) if needed else None]
+    texts = _SHORT_TEXTS if needed else _TEXTS
+    return [
+        (Request(f"builtin-{i}", text), [pictures[(i + number) % 3] for number in range(max(1, needed))])
+        for i, text in enumerate(texts)
+    ]
 
 
 def _line(request: Request, folder: Path) -> dict[str, Any]:
     line: dict[str, Any] = {"id": request.id, "text": request.text}
     if request.image:
         line["image"] = request.image.relative_to(folder).as_posix()
+    if request.image_2:
+        line["image_2"] = request.image_2.relative_to(folder).as_posix()
     if request.choices:
         line["choices"] = list(request.choices)
     if request.answer is not None:

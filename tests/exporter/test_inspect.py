@@ -333,7 +333,7 @@ def test_what_is_no_bundle_and_no_graph_is_refused(graphs, tmp_path: Path) -> No
         (empty, "is not an ONNX graph"),
         (cut, "is not an ONNX graph, or it is cut short"),
         (damaged, "a name that is not text"),
-        (engine, "give a bundle folder or an .onnx file"),
+        (engine, "give a bundle folder, an .onnx file, or an engine or its record"),
     ):
         with pytest.raises(InputError, match=message):
             inspect_path(path)

@@ -49,7 +49,7 @@ def test_both_kinds_hold_the_same_columns() -> None:
     concat, delta = (KVCache(component(kind), "fp32", 2) for kind in ("concat", "delta"))
     for start, end in ((0, 5), (5, 6), (6, 9)):
         concat.update(columns(concat, 0, end), end - start)
-        delta.update(columns(delta, start, end))
+        delta.update(columns(delta, start, end), end - start)
         assert concat.length == delta.length == end
         for name, array in concat.inputs().items():
             np.testing.assert_array_equal(array, delta.inputs()[name])
@@ -71,17 +71,50 @@ def test_missing_and_misshaped_outputs_are_refused() -> None:
     cache = KVCache(component(), "fp32", 2)
     whole = columns(cache, 0, 5)
     with pytest.raises(InputError, match=r"present\.0\.key"):
-        cache.update({name: array for name, array in whole.items() if name != "present.0.key"})
+        cache.update({name: array for name, array in whole.items() if name != "present.0.key"}, 5)
     with pytest.raises(InputError, match=r"present\.0\.key"):
-        cache.update({**whole, "present.0.key": whole["present.0.key"][:1]})
-    with pytest.raises(InputError, match="different lengths"):
-        cache.update({**whole, "present.1.key": whole["present.1.key"][:, :, :2]})
+        cache.update({**whole, "present.0.key": whole["present.0.key"][:1]}, 5)
+    with pytest.raises(InputError, match=r"present\.1\.key came back as \[2, 3, 2, 4\] after 0 columns of past and 5"):
+        cache.update({**whole, "present.1.key": whole["present.1.key"][:, :, :2]}, 5)
+    assert cache.length == 0
+
+
+def in_place() -> KVCache:
+    described = component("in_place")
+    for port in (*described["inputs"], *described["outputs"]):
+        port["dims"] = [6 if dim in ("p", "p + s") else dim for dim in port["dims"]]
+    described["cache"]["capacity"] = 6
+    return KVCache(described, "fp32", 2)
+
+
+def test_in_place_buffers_are_whole_and_their_first_columns_are_held() -> None:
+    cache, grown = in_place(), KVCache(component(), "fp32", 2)
+    assert {array.shape for array in cache.inputs().values()} == {(2, 3, 6, 4)}
+    assert not any(array.any() for array in cache.inputs().values()), "0 times what a masked slot holds must be 0"
+    for start, end in ((0, 4), (4, 5)):
+        written = columns(cache, 0, 6)
+        for array in written.values():
+            array[:, :, end:] = -1
+        cache.update(written, end - start)
+        grown.update(columns(grown, 0, end), end - start)
+        assert cache.length == end
+        for name, array in grown.held().items():
+            np.testing.assert_array_equal(array, grown.inputs()[name])
+            np.testing.assert_array_equal(array, cache.held()[name])
+            assert (cache.inputs()[name][:, :, end:] == -1).all()
+    with pytest.raises(InputError, match=r"the cache holds 6 columns: 5 \+ 2 are more"):
+        cache.update(columns(cache, 0, 6), 2)
+    with pytest.raises(InputError, match="kind in_place"):
+        cache.update(columns(cache, 0, 5), 1)
+    assert cache.length == 5
 
 
 def test_descriptions_that_do_not_fit_are_refused() -> None:
     with pytest.raises(InputError, match="3 cached layers"):
         KVCache(component(layers=3), "fp32", 1)
-    with pytest.raises(InputError, match="in_place"):
+    with pytest.raises(InputError, match="'paged' cannot be run here; it can be concat or delta or in_place"):
+        KVCache(component("paged"), "fp32", 1)
+    with pytest.raises(InputError, match="may be dynamic"):
         KVCache(component("in_place"), "fp32", 1)
     odd = component()
     odd["inputs"][1]["dims"][1] = "heads"

@@ -150,7 +150,7 @@ def test_weights_stay_in_their_file_where_memory_is_short(
     available: int | None,
     mapped: bool,
 ) -> None:
-    monkeypatch.setattr(onnx_session, "_available_memory", lambda: available)
+    monkeypatch.setattr(onnx_session, "available_memory", lambda: available)
     session = OnnxSession(Bundle.open(bundle_of("fp32")), optimize=optimize, threads=1)
     assert session.mapped == set()
     session.run("vision", PIXELS)
@@ -162,15 +162,8 @@ def test_the_optimized_mode_is_counted_as_three_times_the_weights(
 ) -> None:
     (tmp_path / "x.onnx.data").write_bytes(bytes(100))
     for available, fits in ((300, True), (299, False)):
-        monkeypatch.setattr(onnx_session, "_available_memory", lambda value=available: value)
+        monkeypatch.setattr(onnx_session, "available_memory", lambda value=available: value)
         assert onnx_session.fits_optimized(tmp_path / "x.onnx") is fits
-
-
-def test_available_memory_is_what_the_system_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_session, "_MEMINFO", tmp_path / "meminfo")
-    assert onnx_session._available_memory() is None
-    (tmp_path / "meminfo").write_text("MemTotal:  9 kB\nMemAvailable:    2048 kB\n")
-    assert onnx_session._available_memory() == 2 << 20
 
 
 NO_MEMORY = [

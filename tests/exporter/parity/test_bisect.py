@@ -44,6 +44,7 @@ def exported_twin(bundle_of: Callable[[str], Path], tmp_path: Path, monkeypatch:
         return folder / name
 
     monkeypatch.setattr(bisect_module, "_write_twin", write)
+    monkeypatch.setattr(bisect_module, "_TRIALS", 0)
     return root
 
 
@@ -135,16 +136,21 @@ def test_swapped_inputs_of_a_node_are_found_by_its_name_without_a_source(copy: P
     assert [part.component for part in report.components if part.first] == [component]
 
 
-def test_an_overflow_of_half_is_found_and_float32_suggested_for_its_module(copy: Path, exported_twin: Path) -> None:
+def test_an_overflow_of_half_is_found_and_float32_repairs_its_module(
+    copy: Path, exported_twin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Reference and bundle have the same weights here: it is the precision that fails."""
     module = "model.layers.1.self_attn.q_proj"
     damage(copy, "decoder", f"{module}.weight", 6e4)
     damage(exported_twin, "decoder", f"{module}.weight", 6e4, np.float32)
+    monkeypatch.setattr(bisect_module, "_TRIALS", 1)
     report = bisect(Bundle.open(copy))
     assert report.first is not None and report.first.node == f"{module}/MatMul"
     assert "beyond the range of fp16" in report.first.problem and max(report.first.weights.values()) < 1e-3
     assert parts(report)["decoder"].keep_fp32 == [module]
-    assert any("not tried" in line and f"--keep-fp32 '{module}'" in line for line in lines(report))
+    assert parts(report)["decoder"].repaired is True
+    told = f"tried, with these nothing leaves the tolerance: --keep-fp32 '{module}'"
+    assert any(line.strip() == told for line in lines(report))
     assert strict_json(report)["components"][1]["entries"][0]["error"] is None  # type: ignore[index]
 
 
@@ -169,13 +175,14 @@ def test_the_size_of_a_chunk_does_not_change_the_result(
 ) -> None:
     damage(copy, "decoder", f"{LAYER}.weight")
     runs: list[int] = []
-    run = bisect_probe._run
+    run = bisect_probe.run_graph
 
     def counted(model: onnx.ModelProto, path: Path, outputs: list[str], *rest: object) -> object:
         runs.append(len(outputs))
         return run(model, path, outputs, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(bisect_probe, "_run", counted)
+    for module in (bisect_module, bisect_probe):
+        monkeypatch.setattr(module, "run_graph", counted)
     whole = parts(bisect(Bundle.open(copy)))["decoder"]
     few = len(runs)
     runs.clear()
@@ -207,7 +214,7 @@ def test_bf16_is_refused_with_what_to_do(copy: Path) -> None:
 def test_modules_that_differ_in_their_layer_alone_share_a_pattern() -> None:
     modules = ["model.layers.0.mlp.up_proj", "lm_head", "model.layers.12.mlp.up_proj", "visual.resblocks.3.attn"]
     expected = ["model.layers.*.mlp.up_proj", "lm_head", "visual.resblocks.3.attn"]
-    assert bisect_module._patterns([*modules, modules[0]]) == expected
+    assert bisect_module._globs([*modules, modules[0]]) == expected
 
 
 def test_padding_and_the_fill_of_masks_do_not_count() -> None:

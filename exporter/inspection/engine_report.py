@@ -1,0 +1,122 @@
+"""What is in an engine: from the record that was written with it, else from the engine itself where a GPU is."""
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...plugins.loader import find_library
+from ..bundle import MANIFEST, Bundle, sha256_file
+from ..child_process import ChildFailed, ask_module
+from ..engines import build_engine, readback
+from ..engines.targets import TARGETS
+from ..engines.written import read_record
+from ..errors import EnvironmentLack, InputError
+
+SUFFIX = ".engine"
+_ASKED = ("component", "precision", "lowering", "ranges", "cache")
+_TIMEOUT_S = 600.0
+
+
+def report_engine(path: Path, verify: bool = False) -> dict[str, Any]:
+    """Report on an engine, given as its file or as its record, as plain JSON data.
+
+    component, precision, lowering, ranges and cache are None where neither a bundle nor the recipe beside the engine
+    says them; the rest is `readback.summary`. verify compares the engine's SHA-256 with the record's.
+
+    Raises InputError where file and record are damaged or not of each other, EnvironmentLack where there is no record
+    and the engine cannot be read here.
+    """
+    if path.suffix != SUFFIX:
+        record = read_record(path)
+        engine = path.with_name(record["engine"]["file"])
+    else:
+        engine, path = path, path.with_suffix(".json")
+        if not path.is_file():
+            return _described(engine, None, {}, _read_engine(engine, path))
+        record = read_record(path)
+    if engine.is_file():
+        _check_same(engine, path, record["engine"], verify)
+    elif verify:
+        raise InputError(f"{engine} does not exist: there is nothing to verify.")
+    return _described(engine, path, _bundle_entry(engine) or _recipe_beside(path, record), record)
+
+
+def report_engines(bundle: Bundle) -> list[dict[str, Any]]:
+    """The same for all engines of a bundle."""
+    found = []
+    for entry in bundle.manifest["engines"]:
+        record = bundle.path(entry["layers"])
+        found.append(_described(bundle.path(entry["file"]), record, entry, read_record(record)))
+    return found
+
+
+def _described(engine: Path, path: Path | None, asked: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        summary = readback.summary(record, asked.get("cache"))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path or engine} is damaged: {error!r} in what it says of the engine.") from error
+    if not asked:
+        # Which copies of a cache were asked for is not known.
+        summary["cache_copies"] = None
+    return {
+        "path": str(engine),
+        "record": str(path) if path else None,
+        **{key: asked.get(key) for key in _ASKED},
+        "target": next((name for name, one in TARGETS.items() if one.module == record.get("module")), None),
+        **summary,
+        "activation": record.get("activation"),
+    }
+
+
+def _check_same(engine: Path, path: Path, listed: Mapping[str, Any], verify: bool) -> None:
+    same = engine.stat().st_size == listed["size"] and not (verify and sha256_file(engine) != listed["sha256"])
+    if not same:
+        raise InputError(f"{engine} is not the engine that {path.name} speaks of: build or copy both again.")
+
+
+def _bundle_entry(engine: Path) -> Mapping[str, Any] | None:
+    """What the manifest says of an engine that lies in a bundle."""
+    # As the builder puts it: <bundle>/engines/<target>/<file>.
+    folder = engine.absolute().parent.parent
+    if folder.name != "engines" or not (folder.parent / MANIFEST).is_file():
+        return None
+    root = folder.parent
+    entries: list[dict[str, Any]] = Bundle.open(root).manifest["engines"]
+    name = engine.absolute().relative_to(root).as_posix()
+    return next((entry for entry in entries if entry["file"] == name), None)
+
+
+def _recipe_beside(path: Path, record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The recipe that the engine was built from, where it still lies beside it; else nothing."""
+    try:
+        recipe, digest = build_engine.read_recipe(path.with_suffix(".recipe.json"))
+    except build_engine.EngineError:
+        return {}
+    return recipe if digest == record["recipe_sha256"] else {}
+
+
+def _read_engine(engine: Path, path: Path) -> dict[str, Any]:
+    """What TensorRT's inspector says of an engine, in the form of a record."""
+    library = find_library()
+    plugin = ["--plugin", str(library)] if library else []
+    modules = [target.module for target in TARGETS.values()]
+    said: dict[str, ChildFailed] = {}
+    for module in [one for one in modules if importlib.util.find_spec(one)] or modules[:1]:
+        try:
+            found = ask_module(
+                build_engine.__name__, "info", str(engine), "--module", module, *plugin, timeout=_TIMEOUT_S
+            )
+        except ChildFailed as failure:
+            said[module] = failure
+            continue
+        # Which layers are products only the network could tell that the engine was built from.
+        layers = [{**layer, "matrix": False} for layer in found["layers"]]
+        file = {"file": engine.name, "size": engine.stat().st_size, "sha256": None}
+        unknown = dict.fromkeys(("seconds", "plugin"))
+        return {**unknown, **found, "layers": layers, "engine": file, "module": module, "read_from": "inspector"}
+    reasons = "; ".join(f"{module}: {failure}" for module, failure in said.items())
+    raise EnvironmentLack(
+        f"{engine} has no record beside it ({path.name}), and the engine itself cannot be read here: {reasons} "
+        "Inspect it where a GPU is, or copy its record to it."
+    )

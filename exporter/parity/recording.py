@@ -1,0 +1,41 @@
+"""What the reference computed on the way to its answers, however its family answers."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..classifier import Classifier
+from ..data import Answer, Request
+from ..pipeline import Pipeline, Settings
+from ..pipelines import AnyPipeline
+from ..session import Session
+from . import prefill, single_call
+from .golden import Case
+
+if TYPE_CHECKING:
+    from ..models.component import Component
+
+ROWS = prefill.ROWS
+_RECORD: dict[type, Callable[..., Any]] = {Pipeline: prefill.record_answers, Classifier: single_call.record_answers}
+
+
+def record_answers(
+    session: Session,
+    components: Sequence["Component"],
+    pipeline: AnyPipeline,
+    requests: Sequence[Request],
+    answers: Sequence[Answer],
+    settings: Settings,
+    name: str = "answers",
+) -> tuple[list[Case], list[prefill.Margins]]:
+    """The cases of at most ROWS requests with the outputs of `session`, the reference, one output each, and for each
+    answer how firmly each of its tokens was chosen, in standard deviations of its logits. answers are the reference's
+    own, made with `settings`."""
+    cases, margins = _RECORD[type(pipeline)](session, components, pipeline, requests, answers, settings, name)
+    return cases, margins
+
+
+def distinct_logits(case: Case, logits: np.ndarray) -> np.ndarray:
+    """Logits of a recorded case, those of a decoder [B,K,V] without the repeated positions: [n,V]."""
+    return prefill.distinct_logits(case, logits) if "logits_positions" in case.inputs else logits
