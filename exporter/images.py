@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 # Named, because Pillow would otherwise try every decoder it has, one of which hands EPS files to Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
-_KNOWN = {"resize": ("squash", "pixelbert"), "filter": ("bicubic",), "channel_order": ("RGB",)}
+_KNOWN = {"resize": ("squash", "pixelbert", "center-crop"), "filter": ("bicubic",), "channel_order": ("RGB",)}
 _NUMBERS = {"height", "width", "mean", "std", "scale"}
 _PIXELBERT = {"shorter", "longer", "multiple"}
 _LARGEST_SIDE = 8192
+# Pixels of a picture between scaling and cropping: a line of pixels would become larger than memory.
+_LARGEST_SCALED = 1 << 26
 
 
 def memvp_preprocessing(size: int) -> dict[str, Any]:
@@ -50,6 +52,21 @@ def pixelbert_preprocessing(height: int, width: int, shorter: int, multiple: int
         "filter": "bicubic",
         "mean": [0.5, 0.5, 0.5],
         "std": [0.5, 0.5, 0.5],
+        "channel_order": "RGB",
+        "scale": 1 / 255,
+    }
+
+
+def clip_preprocessing(size: int) -> dict[str, Any]:
+    """CLIP's preprocessing for a `size` x `size` input, which METER has too: the shorter side is scaled to it, the
+    middle of the longer one stays (spec 5.2)."""
+    return {
+        "resize": "center-crop",
+        "height": size,
+        "width": size,
+        "filter": "bicubic",
+        "mean": [0.48145466, 0.4578275, 0.40821073],
+        "std": [0.26862954, 0.26130258, 0.27577711],
         "channel_order": "RGB",
         "scale": 1 / 255,
     }
@@ -131,6 +148,8 @@ def check_preprocessing(spec: Mapping[str, Any]) -> None:
     for key in sorted(sides):
         if not _is_number(spec[key]) or spec[key] != int(spec[key]) or not 1 <= spec[key] <= _LARGEST_SIDE:
             raise _bad_number(spec, key, f"a whole number from 1 to {_LARGEST_SIDE}")
+    if spec["resize"] == "center-crop" and spec["height"] != spec["width"]:
+        raise _bad_number(spec, "width", f"the height, {spec['height']}: a crop is square")
     for key in ("mean", "std"):
         values = spec[key]
         if not isinstance(values, list | tuple) or len(values) != 3 or not all(map(_is_number, values)):
@@ -150,16 +169,27 @@ def _bad_number(spec: Mapping[str, Any], key: str, wanted: str) -> InputError:
 
 
 def preprocess(image: "Image", spec: Mapping[str, Any]) -> np.ndarray:
-    """`(resized * scale - mean) / std`, float32 [3,H,W], after the manifest's `preprocessing` (spec 1.6 and 4.2).
+    """`(resized * scale - mean) / std`, float32 [3,H,W], after the manifest's `preprocessing` (spec 1.6, 4.2 and 5.2).
 
-    squash: to H x W, the aspect ratio is not kept. pixelbert: see `resized_size`; the rest is zero after
-    normalization. A request without an image is zeros of this shape. Raises InputError for unknown keys or values.
+    squash: to H x W, the aspect ratio is not kept. center-crop: the aspect ratio is kept, and what passes H x W is cut
+    off on both sides. pixelbert: see `resized_size`; the rest is zero after normalization. A request without an image
+    is zeros of this shape. Raises InputError for unknown keys or values, and for a picture too long to be cropped.
     """
     from PIL import Image
 
     check_preprocessing(spec)
     height, width = resized_size(image.height, image.width, spec)
+    if height * width > _LARGEST_SCALED:
+        raise InputError(
+            f"the picture of {image.width} x {image.height} pixels would be scaled to {width} x {height} before its "
+            "middle is taken: cut it first."
+        )
     resized = to_rgb(image).resize((width, height), Image.Resampling.BICUBIC)
+    if spec["resize"] == "center-crop":
+        side = int(spec["height"])
+        top, left = round((height - side) / 2), round((width - side) / 2)
+        resized = resized.crop((left, top, left + side, top + side))
+        height = width = side
     # 8-bit samples have 256 values a channel: a table in float64 rounds once, so that every runtime gets the same bits.
     levels = np.arange(256) * float(spec["scale"])
     table = (levels - np.array(spec["mean"])[:, None]) / np.array(spec["std"])[:, None]
@@ -178,15 +208,19 @@ def pixel_mask(image: "Image", spec: Mapping[str, Any]) -> np.ndarray:
 
 
 def resized_size(height: int, width: int, spec: Mapping[str, Any]) -> tuple[int, int]:
-    """Height and width of a picture after resizing, at most those of `spec`.
+    """Height and width of a picture after resizing, at most those of `spec` unless it is cropped then.
 
-    pixelbert (spec 4.2): the shorter side becomes `shorter`, unless the longer one would pass `longer`; rounded, then
-    floored to `multiple`. A picture that is still larger than the input is scaled to fit, which is our definition:
-    officially, inputs are as large as the largest picture of a batch.
+    center-crop (spec 5.2): the shorter side becomes that of the input, the longer one is rounded down. pixelbert (spec
+    4.2): the shorter side becomes `shorter`, unless the longer one would pass `longer`; rounded, then floored to
+    `multiple`. A picture that is still larger than the input is scaled to fit, which is our definition: officially,
+    inputs are as large as the largest picture of a batch.
     """
     limits = int(spec["height"]), int(spec["width"])
     if spec["resize"] == "squash":
         return limits
+    if spec["resize"] == "center-crop":
+        side, longer = limits[0], limits[0] * max(height, width) // min(height, width)
+        return (side, longer) if height < width else (longer, side)
     scale = spec["shorter"] / min(height, width)
     sides = (spec["shorter"], scale * width) if height < width else (scale * height, spec["shorter"])
     if max(sides) > spec["longer"]:

@@ -4,13 +4,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .classifier import Classifier
+from .classifier import MODEL, Classifier, gives_scores
 from .errors import InputError
 from .pipeline import Pipeline
 from .session import Session
 
 AnyPipeline = Pipeline | Classifier
-_PIPELINES: dict[str, type[Pipeline] | type[Classifier]] = {"memvp-llama": Pipeline, "apt-vilt": Classifier}
+_PIPELINES: dict[str, type[Pipeline] | type[Classifier]] = {
+    "memvp-llama": Pipeline,
+    "apt-vilt": Classifier,
+    "apt-meter": Classifier,
+}
 
 
 def pipeline_from(
@@ -22,3 +26,8 @@ def pipeline_from(
     if family not in _PIPELINES:
         raise InputError(f"family {family!r} has no answers in this version; it knows {', '.join(_PIPELINES)}.")
     return _PIPELINES[family].from_manifest(session, manifest, root, precision)
+
+
+def ranks(manifest: Mapping[str, Any]) -> bool:
+    """Whether the answers of a bundle are scores, of which rankings are made."""
+    return MODEL in manifest["components"] and gives_scores(manifest["components"][MODEL])

@@ -63,8 +63,8 @@ def shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
     """Every tensor under its Hugging Face name."""
     d, hidden = sizes.dim, sizes.ffn_dim
     per_layer = {name: (d, d) for name in LAYER_NAMES if "self_attn" in name}
-    per_layer |= {"mlp.gate_proj.weight": (hidden, d), "mlp.down_proj.weight": (d, hidden)}
-    per_layer |= {"mlp.up_proj.weight": (hidden, d)}
+    per_layer |= {f"mlp.{name}_proj.weight": (hidden, d) for name in ("gate", "up")}
+    per_layer |= {"mlp.down_proj.weight": (d, hidden)}
     norms: dict[str, tuple[int, ...]] = {name: (d,) for name in LAYER_NAMES if "layernorm" in name}
     expected: dict[str, tuple[int, ...]] = {EMBEDDING: (sizes.vocab, d)}
     for i in range(sizes.layers):

@@ -57,7 +57,17 @@ FAMILIES: dict[str, Family] = {
             "max_batch": Option(64, 1, 1 << 12),
         },
     ),
-    "apt-meter": Family(),
+    "apt-meter": Family(
+        tasks=("vqa", "nlvr2", "irtr"),
+        files=("checkpoint", "tokenizer"),
+        optional=("labels",),
+        options={
+            "image_size": Option(0, 0, 1 << 13),
+            "text_length": Option(0, 0, 1 << 13),
+            "heads": Option(0, 0, 1 << 10),
+            "max_batch": Option(64, 1, 1 << 12),
+        },
+    ),
     "apt-clip": Family(),
     "apt-stable-diffusion": Family(),
 }

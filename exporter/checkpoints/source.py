@@ -1,4 +1,4 @@
-"""The source of an export: family, task, files and options, from a model.toml or from flags (design section 4)."""
+"""The source of an export: family, task, files and options, from a model.toml or from flags (docs/model-toml.md)."""
 
 import math
 import tomllib

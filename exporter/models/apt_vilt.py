@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import apt
-from .component import Component, Port, Weight
-from .layers import MASKED, attention, layer_norm, linear, merge_heads, split_heads
+from .apt_heads import head, head_weights, images_of, output_port
+from .component import Component, Port, Weight, linear_weights, norm_weights
+from .layers import MASKED, attention, layer_norm_of, linear_of, merge_heads, split_heads
 
-BLOCK_EPS, HEAD_EPS = 1e-6, 1e-5
-# A tensor of the graph: as a number in it, the exporter's optimizer takes 1e-12 for 0, and a constant row becomes NaN.
+BLOCK_EPS = 1e-6
+# 1e-12; why it is a tensor, see `layers.layer_norm`.
 TEXT_EPS = "text_embeddings.LayerNorm.eps"
-HEADS = {"vqa": "vqa_classifier", "nlvr2": "nlvr2_classifier", "irtr": "rank_output"}
 PROJECTION = "proj"
 
 
@@ -59,7 +59,7 @@ class Config:
     @property
     def images(self) -> int:
         """Images that one text is asked about."""
-        return 2 if self.task == "nlvr2" else 1
+        return images_of(self.task)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data; `from_dict` reads it back."""
@@ -87,7 +87,6 @@ def components(config: Config) -> tuple[Component, ...]:
             Port(f"pixel_mask{suffix}", "int64", ("batch", config.height, config.width)),
         )
     ]
-    output = Port("score" if config.task == "irtr" else "logits", "float32", ("batch", config.classes))
     return (
         Component(
             name="model",
@@ -96,7 +95,7 @@ def components(config: Config) -> tuple[Component, ...]:
                 Port("attention_mask", "int64", ("batch", "sequence")),
                 *images,
             ),
-            outputs=(output,),
+            outputs=(output_port(config.task, config.classes),),
             weights=graph_weights(config),
             forward=forward,
             ranges={"batch": (1, config.max_batch), "sequence": (2, config.text_length)},
@@ -116,7 +115,7 @@ def graph_weights(config: Config) -> dict[str, Weight]:
     weights = {
         "text_embeddings.word_embeddings.weight": Weight((config.vocab, d)),
         "text_embeddings.positions": Weight((config.text_length, d)),
-        **_norm("text_embeddings.LayerNorm", d),
+        **norm_weights("text_embeddings.LayerNorm", d),
         "text_type": Weight((d,)),
         "text_start": Weight((1, 1, d)),
         "transformer.patch_embed.proj.weight": Weight((d, 3, config.patch, config.patch)),
@@ -127,24 +126,12 @@ def graph_weights(config: Config) -> dict[str, Weight]:
     }
     for i in range(config.blocks):
         block = f"transformer.blocks.{i}"
-        weights |= _norm(f"{block}.norm1", d) | _linear(f"{block}.attn.qkv", 3 * d, d)
+        weights |= norm_weights(f"{block}.norm1", d) | linear_weights(f"{block}.attn.qkv", 3 * d, d)
         weights |= apt.graph_weights(f"{block}.attn", PROJECTION, config.prompt_rows, d)
-        weights |= _norm(f"{block}.norm2", d)
-        weights |= _linear(f"{block}.mlp.fc1", config.ffn_dim, d) | _linear(f"{block}.mlp.fc2", d, config.ffn_dim)
-    weights |= _norm("transformer.norm", d) | _linear("pooler.dense", d, d)
-    head = HEADS[config.task]
-    if config.task == "irtr":
-        return weights | _linear(head, config.classes, d)
-    hidden = _linear(f"{head}.0", config.head_dim, config.images * d) | _norm(f"{head}.1", config.head_dim)
-    return weights | hidden | _linear(f"{head}.3", config.classes, config.head_dim)
-
-
-def _norm(name: str, width: int) -> dict[str, Weight]:
-    return {f"{name}.weight": Weight((width,), float32=True), f"{name}.bias": Weight((width,), float32=True)}
-
-
-def _linear(name: str, rows: int, columns: int) -> dict[str, Weight]:
-    return {f"{name}.weight": Weight((rows, columns)), f"{name}.bias": Weight((rows,))}
+        weights |= norm_weights(f"{block}.norm2", d) | linear_weights(f"{block}.mlp.fc1", config.ffn_dim, d)
+        weights |= linear_weights(f"{block}.mlp.fc2", d, config.ffn_dim)
+    weights |= norm_weights("transformer.norm", d) | linear_weights("pooler.dense", d, d)
+    return weights | head_weights(config.task, d, config.head_dim, config.classes)
 
 
 def interpolation(grid: int, places: int) -> np.ndarray:
@@ -189,7 +176,12 @@ def _tables(weights: Mapping[str, Tensor], images: int) -> _Tables:
 
 
 def model(weights: Mapping[str, Tensor], config: Config, inputs: Mapping[str, Tensor]) -> Tensor:
-    """logits [B,classes] or, for irtr, score [B,1], float32; inputs are those of the component (spec 4.1 and 4.3).
+    """logits [B,classes] or, for irtr, score [B,1], float32; inputs are those of the component (spec 4.1 and 4.3)."""
+    return classify(weights, config, stream(weights, config, inputs)[-1])
+
+
+def stream(weights: Mapping[str, Tensor], config: Config, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+    """What leaves each block [n*B,T+1+N,d]: rows of the text, the image's first row, its patches in raster order.
 
     The two images of nlvr2 are two rows of one pass: the same text with the first, then with the second image.
     """
@@ -202,13 +194,17 @@ def model(weights: Mapping[str, Tensor], config: Config, inputs: Mapping[str, Te
     ]
     x = torch.cat([torch.cat([text, image], 1) for image, _ in seen])
     bias = torch.cat([torch.cat([text_bias, image_bias], 1) for _, image_bias in seen])[:, None, None]
+    rows = []
     for i in range(config.blocks):
         x = _block(weights, config, f"transformer.blocks.{i}", x, bias)
-    first = _layer_norm(weights, "transformer.norm", x[:, :1], BLOCK_EPS)
-    pooled = torch.tanh(_apply(weights, "pooler.dense", first))
-    if config.images > 1:
-        pooled = pooled.reshape(config.images, -1, config.dim).transpose(0, 1).flatten(1)[:, None]
-    return _head(weights, config, pooled)[:, 0].float()
+        rows.append(x)
+    return rows
+
+
+def classify(weights: Mapping[str, Tensor], config: Config, x: Tensor) -> Tensor:
+    """logits [B,classes] or score [B,1], float32, of what leaves the last block."""
+    first = layer_norm_of(weights, "transformer.norm", x[:, :1], BLOCK_EPS)
+    return head(weights, config.task, torch.tanh(linear_of(weights, "pooler.dense", first)))
 
 
 def embed_text(weights: Mapping[str, Tensor], tables: _Tables, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -216,8 +212,9 @@ def embed_text(weights: Mapping[str, Tensor], tables: _Tables, ids: Tensor, mask
     first id is (spec 4.1)."""
     places = torch.arange(ids.shape[1], device=ids.device)
     x = F.embedding(ids, weights["text_embeddings.word_embeddings.weight"]) + F.embedding(places, tables.positions)
-    x = _layer_norm(weights, "text_embeddings.LayerNorm", x, weights[TEXT_EPS]) + tables.text_type
-    x = torch.cat([tables.text_start.expand(len(x), 1, -1), x[:, 1:]], 1)
+    x = layer_norm_of(weights, "text_embeddings.LayerNorm", x, weights[TEXT_EPS]) + tables.text_type
+    # Not len(x), which would fix the batch while tracing.
+    x = torch.cat([tables.text_start.expand(x.shape[0], 1, -1), x[:, 1:]], 1)
     return x, torch.where(mask != 0, 0.0, MASKED)
 
 
@@ -233,7 +230,7 @@ def embed_image(
     valid = mask[:, :: config.patch, :: config.patch] != 0
     patches = F.conv2d(pixels.to(kernel.dtype), kernel, bias, stride=config.patch).flatten(2).transpose(1, 2)
     places = image_positions(weights, tables.grid, valid)
-    start = tables.image_starts[index].expand(len(patches), 1, -1)
+    start = tables.image_starts[index].expand(patches.shape[0], 1, -1)
     x = torch.cat([start, patches + places + tables.image_types[index]], 1)
     return x, F.pad(torch.where(valid, 0.0, MASKED).flatten(1), (1, 0))
 
@@ -248,26 +245,10 @@ def image_positions(weights: Mapping[str, Tensor], grid: Tensor, valid: Tensor) 
 
 
 def _block(weights: Mapping[str, Tensor], config: Config, name: str, x: Tensor, bias: Tensor) -> Tensor:
-    normed = _layer_norm(weights, f"{name}.norm1", x, BLOCK_EPS)
-    packed = _apply(weights, f"{name}.attn.qkv", normed).chunk(3, -1)
+    normed = layer_norm_of(weights, f"{name}.norm1", x, BLOCK_EPS)
+    packed = linear_of(weights, f"{name}.attn.qkv", normed).chunk(3, -1)
     query, key, value = (split_heads(part, config.heads) for part in packed)
     mixed = merge_heads(attention(query, key, value, bias))
     x = x + apt.attend(weights, f"{name}.attn", PROJECTION, normed, mixed)
-    normed = _layer_norm(weights, f"{name}.norm2", x, BLOCK_EPS)
-    return x + _apply(weights, f"{name}.mlp.fc2", F.gelu(_apply(weights, f"{name}.mlp.fc1", normed)))
-
-
-def _head(weights: Mapping[str, Tensor], config: Config, pooled: Tensor) -> Tensor:
-    head = HEADS[config.task]
-    if config.task == "irtr":
-        return _apply(weights, head, pooled)
-    hidden = _layer_norm(weights, f"{head}.1", _apply(weights, f"{head}.0", pooled), HEAD_EPS)
-    return _apply(weights, f"{head}.3", F.gelu(hidden))
-
-
-def _layer_norm(weights: Mapping[str, Tensor], name: str, x: Tensor, eps: float | Tensor) -> Tensor:
-    return layer_norm(x, weights[f"{name}.weight"], weights[f"{name}.bias"], eps)
-
-
-def _apply(weights: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
-    return linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
+    normed = layer_norm_of(weights, f"{name}.norm2", x, BLOCK_EPS)
+    return x + linear_of(weights, f"{name}.mlp.fc2", F.gelu(linear_of(weights, f"{name}.mlp.fc1", normed)))

@@ -1,6 +1,6 @@
 """What a family says of each graph it exports: its inputs, outputs, weights and forward pass. Data only."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,21 @@ class Weight:
 
     shape: tuple[int, ...]
     float32: bool = False
+
+
+def norm_weights(name: str, width: int) -> dict[str, Weight]:
+    """`<name>.weight` and `<name>.bias` of a norm."""
+    return {f"{name}.{kind}": Weight((width,), float32=True) for kind in ("weight", "bias")}
+
+
+def linear_weights(name: str, rows: int, columns: int) -> dict[str, Weight]:
+    """`<name>.weight` [rows,columns] and `<name>.bias` [rows]."""
+    return {f"{name}.weight": Weight((rows, columns)), f"{name}.bias": Weight((rows,))}
+
+
+def shapes_of(weights: Mapping[str, Weight]) -> dict[str, tuple[int, ...]]:
+    """What `matching.match` expects of tensors that a checkpoint holds as the graph does."""
+    return {name: weight.shape for name, weight in weights.items()}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from ..checkpoints.source import Source
 from ..errors import InputError
 from .component import Component
 
-_MODULES = {"memvp-llama": "memvp_llama", "apt-vilt": "apt_vilt"}
+_MODULES = {"memvp-llama": "memvp_llama", "apt-vilt": "apt_vilt", "apt-meter": "apt_meter"}
 
 
 class Config(Protocol):
@@ -27,7 +27,8 @@ class Config(Protocol):
 class Model:
     """A model read from its official files; weights stay in the files until they are asked for.
 
-    preprocessing, tokenizer, generation and memory go into the manifest as they are; tokenizer_file is copied.
+    preprocessing, tokenizer, generation and memory go into the manifest as they are; tokenizer_files, by their key in
+    its entry `tokenizer` (of which "file" is always one), are copied.
     generation is None where an answer is no text of the model's own. files lists every file that was read, by its key
     in model.toml. precision is the checkpoint's own. weights are those of the graphs; unfolded, where some of these
     were folded, what the reference runs on in their place: the checkpoint's own tensors.
@@ -42,7 +43,7 @@ class Model:
     precision: str
     preprocessing: Mapping[str, Any]
     tokenizer: Mapping[str, Any]
-    tokenizer_file: Path
+    tokenizer_files: Mapping[str, Path]
     generation: Mapping[str, Any] | None
     memory: Mapping[str, Any]
     options: Mapping[str, Any] = field(default_factory=dict)

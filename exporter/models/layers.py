@@ -4,6 +4,8 @@ Norm statistics and softmax are float32 in every precision; a no-op in float32 g
 are float32 in half graphs: what is computed with them stays float32 until a module with half weights reads it.
 """
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,11 +22,25 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float | Tensor) -> Tensor:
-    """LayerNorm over the last axis, entirely in float32, cast back to x's dtype. weight and bias are float32."""
+    """LayerNorm over the last axis, entirely in float32, cast back to x's dtype. weight and bias are float32.
+
+    An eps near 1e-12 must be a tensor of the graph: as a number in it, the exporter's optimizer takes it for 0, and a
+    constant row becomes NaN.
+    """
     x32 = x.float()
     centred = x32 - x32.mean(-1, keepdim=True)
     variance = (centred * centred).mean(-1, keepdim=True)
     return (centred * torch.rsqrt(variance + eps) * weight + bias).to(x.dtype)
+
+
+def linear_of(weights: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
+    """`linear` with `<name>.weight` and `<name>.bias`."""
+    return linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+
+def layer_norm_of(weights: Mapping[str, Tensor], name: str, x: Tensor, eps: float | Tensor) -> Tensor:
+    """`layer_norm` with `<name>.weight` and `<name>.bias`."""
+    return layer_norm(x, weights[f"{name}.weight"], weights[f"{name}.bias"], eps)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

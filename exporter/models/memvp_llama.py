@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checkpoints.llama_layout import Sizes, shapes
 from .clip_tower import TowerConfig, tower, tower_weights
 from .component import Cache, Component, Port, Weight
 from .layers import attention, causal_bias, linear, merge_heads, rms_norm, rotary, select_positions, split_heads
@@ -100,20 +101,9 @@ def vision(weights: Mapping[str, Tensor], config: Config, pixels: Tensor, indica
 
 
 def _decoder(config: Config) -> Component:
-    d, hidden = config.dim, config.ffn_dim
-    weights = {"model.embed_tokens.weight": Weight((config.vocab, d))}
-    for i in range(config.layers):
-        layer = f"model.layers.{i}"
-        weights |= {f"{layer}.self_attn.{n}_proj.weight": Weight((d, d)) for n in ("q", "k", "v", "o")}
-        weights |= {f"{layer}.mlp.{n}_proj.weight": Weight((hidden, d)) for n in ("gate", "up")}
-        weights |= {
-            f"{layer}.mlp.down_proj.weight": Weight((d, hidden)),
-            f"{layer}.input_layernorm.weight": Weight((d,)),
-            f"{layer}.post_attention_layernorm.weight": Weight((d,)),
-        }
-    weights |= {
-        "model.norm.weight": Weight((d,)),
-        "lm_head.weight": Weight((config.vocab, d)),
+    d = config.dim
+    host = shapes(Sizes(d, config.layers, config.ffn_dim, config.vocab))
+    weights = {name: Weight(shape) for name, shape in host.items()} | {
         "adapter_emb1": Weight((config.memory_rows, d)),
         "adapter_emb2": Weight((config.memory_rows, d)),
     }

@@ -56,7 +56,7 @@ def load(source: Source) -> Model:
         precision=_PRECISIONS.get(base.dtype, "fp32"),
         preprocessing=memvp_preprocessing(config.tower.image_size),
         tokenizer={**tokenizer, "prefix": source.options["text_prefix"]},
-        tokenizer_file=source.files["tokenizer"],
+        tokenizer_files={"file": source.files["tokenizer"]},
         generation={"max_new_tokens": source.options["max_new_tokens"], "max_sequence": config.max_sequence},
         memory={
             "activation": ACTIVATION,

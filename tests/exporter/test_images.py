@@ -231,3 +231,40 @@ def test_pixelbert_needs_its_own_numbers() -> None:
         images.check_preprocessing(spec | {"resize": "squash"})
     with pytest.raises(InputError, match="multiple = 0"):
         images.check_preprocessing(spec | {"multiple": 0})
+
+
+def stated_crop(image: Image.Image, size: int) -> Image.Image:
+    """Resize(size, BICUBIC) and CenterCrop(size) as torchvision defines them (spec 5.2)."""
+    w, h = image.size
+    short, long = (w, h) if w <= h else (h, w)
+    new_short, new_long = size, int(size * long / short)
+    new_w, new_h = (new_short, new_long) if w <= h else (new_long, new_short)
+    scaled = image.resize((new_w, new_h), Image.BICUBIC)
+    top, left = round((new_h - size) / 2.0), round((new_w - size) / 2.0)
+    return scaled.crop((left, top, left + size, top + size))
+
+
+@pytest.mark.parametrize("size", [(48, 64), (64, 48), (30, 30), (97, 33), (31, 200), (640, 479)])
+def test_clip_scales_the_shorter_side_and_keeps_the_middle(size: tuple[int, int]) -> None:
+    image, spec = picture(*size), images.clip_preprocessing(36)
+    found = images.preprocess(image, spec)
+    colours = np.asarray(stated_crop(image, 36), np.float64).transpose(2, 0, 1) / 255
+    mean, std = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
+    assert found.shape == (3, 36, 36) and found.dtype == np.float32
+    np.testing.assert_allclose(found, (colours - mean[:, None, None]) / std[:, None, None], rtol=1e-6, atol=1e-6)
+
+
+def test_what_is_cropped_off_does_not_matter_and_the_middle_does() -> None:
+    image, spec = picture(32, 96), images.clip_preprocessing(16)
+    usual = images.preprocess(image, spec)
+    for column, moves in ((0, False), (48, True)):
+        changed = image.copy()
+        changed.paste((255, 255, 255), (column, 0, column + 16, 32))
+        assert (np.abs(images.preprocess(changed, spec) - usual).max() > 0.1) == moves
+
+
+def test_a_picture_that_cannot_be_cropped_is_refused() -> None:
+    with pytest.raises(InputError, match="3000 x 1 pixels would be scaled to 1152000 x 384 before its middle"):
+        images.preprocess(picture(1, 3000), images.clip_preprocessing(384))
+    with pytest.raises(InputError, match="width = 9, which should be the height, 8: a crop is square"):
+        images.preprocess(picture(), {**images.clip_preprocessing(8), "width": 9})

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+from memvp_export.exporter.encoder_tokenizer import EncoderTokenizer
 from memvp_export.exporter.errors import InputError
-from memvp_export.exporter.wordpiece import WordPiece, describe_wordpiece
+from memvp_export.exporter.wordpiece import describe_wordpiece
 
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "what", "is", "th", "##is", "?", "cafe", "don", "'", "t", "##s"]
 
@@ -16,9 +17,9 @@ def vocabulary(tmp_path: Path) -> Path:
     return path
 
 
-def tokenizer(path: Path, prefix: str = "", **changed: object) -> WordPiece:
+def tokenizer(path: Path, prefix: str = "", **changed: object) -> EncoderTokenizer:
     entry = {**describe_wordpiece(path), "file": path.name, "prefix": prefix, "maximum": 8, **changed}
-    return WordPiece(path.parent, entry)
+    return EncoderTokenizer(path.parent, entry)
 
 
 @pytest.mark.parametrize("text", ["What is this?", "", "Café IS   this's", "don't\tsee 是", "what is " * 9])

@@ -4,61 +4,28 @@ The statement shares nothing with the exporter: it runs one image at a time, cut
 code does, in shuffled order, with torch's own interpolation, softmax and norms, and every formula unfolded.
 """
 
-import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
-from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from memvp_export.examples.random_vilt import PRESETS, TASKS, Sizes, write_source
+from memvp_export.examples.random_apt import TASKS
+from memvp_export.examples.random_vilt import PRESETS, Sizes, write_source
 from memvp_export.exporter.checkpoints.source import read_source
 from memvp_export.exporter.models import apt, apt_vilt
 from memvp_export.exporter.models.family import Model, load
 from memvp_export.exporter.models.reference import TorchReference
 from torch import Tensor
 
-Weights = dict[str, Tensor]
+from .apt_statement import Weights, answered, attended, distance, gelu, linear, norm, official_file, prompted
+
 SIZES: Sizes = PRESETS["odd"]
 BATCH, COLUMNS = 4, 9
 HEIGHT, WIDTH = SIZES.rows * SIZES.patch, SIZES.columns * SIZES.patch
 # Height and width of each image in patches.
 GRIDS = ((4, 6), (3, 5), (1, 6), (4, 1))
-
-
-def official_file(path: Path) -> Weights:
-    names = ("pytorch_lightning", "pytorch_lightning.callbacks", "pytorch_lightning.callbacks.model_checkpoint")
-    modules = {name: ModuleType(name) for name in names}
-    vars(modules[names[-1]])["ModelCheckpoint"] = type("ModelCheckpoint", (), {})
-    with patch.dict(sys.modules, modules):
-        state = torch.load(path, weights_only=False)["state_dict"]
-    return {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-
-
-def linear(w: Weights, name: str, x: Tensor) -> Tensor:
-    return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
-
-
-def norm(w: Weights, name: str, x: Tensor, eps: float) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"], eps)
-
-
-def gelu(x: Tensor) -> Tensor:
-    return x * (1 + torch.erf(x / math.sqrt(2))) / 2
-
-
-def stated_prompt(w: Weights, site: str, res: Tensor, y: Tensor) -> Tensor:
-    tokens = w[f"{site}.mm_tokens"]
-    keys = tokens + (tokens @ w[f"{site}.mm.0.weight"].T) @ w[f"{site}.mm.1.weight"].T
-    out = torch.empty_like(y)
-    for n, row in enumerate(res):
-        a = torch.tensor([max(0.0, float(row @ key)) for key in keys], dtype=torch.float64)
-        out[n] = torch.exp(w[f"{site}.scale"]) * (y[n] + a.max() * (a @ tokens))
-    return out
 
 
 def stated_cls(w: Weights, ids: Tensor, pixels: Tensor, grid: tuple[int, int], kind: int) -> Tensor:
@@ -86,14 +53,8 @@ def stated_cls(w: Weights, ids: Tensor, pixels: Tensor, grid: tuple[int, int], k
         block = f"transformer.blocks.{i}"
         n = norm(w, f"{block}.norm1", x, 1e-6)
         q, k, v = linear(w, f"{block}.attn.qkv", n).split(d, -1)
-        width = d // SIZES.heads
-        heads = [
-            torch.softmax(q[:, at : at + width] @ k[:, at : at + width].T / math.sqrt(width), -1)
-            @ v[:, at : at + width]
-            for at in range(0, d, width)
-        ]
-        y = linear(w, f"{block}.attn.proj", torch.cat(heads, -1))
-        x = x + stated_prompt(w, f"{block}.attn.APT", n, y)
+        y = linear(w, f"{block}.attn.proj", attended(q, k, v, SIZES.heads))
+        x = x + prompted(w, f"{block}.attn.APT", n, y)
         n = norm(w, f"{block}.norm2", x, 1e-6)
         x = x + linear(w, f"{block}.mlp.fc2", gelu(linear(w, f"{block}.mlp.fc1", n)))
     return torch.tanh(linear(w, "pooler.dense", norm(w, "transformer.norm", x, 1e-6)[0]))
@@ -109,12 +70,7 @@ def stated(w: Weights, task: str, inputs: dict[str, np.ndarray]) -> Tensor:
             for s in ("", "_2")
             if f"pixel_values{s}" in inputs
         ]
-        cls = torch.cat(seen)
-        if task == "irtr":
-            rows.append(linear(w, "rank_output", cls))
-            continue
-        head = {"vqa": "vqa_classifier", "nlvr2": "nlvr2_classifier"}[task]
-        rows.append(linear(w, f"{head}.3", gelu(norm(w, f"{head}.1", linear(w, f"{head}.0", cls), 1e-5))))
+        rows.append(answered(w, task, torch.cat(seen)))
     return torch.stack(rows)
 
 
@@ -149,12 +105,6 @@ def source_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
 def read(folder: Path) -> Model:
     return load(read_source(folder))
-
-
-def distance(actual: np.ndarray | Tensor, expected: np.ndarray | Tensor) -> float:
-    actual, expected = torch.as_tensor(actual).double(), torch.as_tensor(expected).double()
-    assert actual.shape == expected.shape
-    return float((actual - expected).norm() / expected.norm())
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -247,7 +197,7 @@ def test_a_folded_site_equals_the_official_formula_to_rounding() -> None:
     unfolded = apt.attend(official, "s", "out", hidden, mixed)
     assert distance(apt.attend(folded, "s", "out", hidden, mixed), unfolded) < 5e-7
     double = {name.replace("s.", "", 1) if ".APT." in name else name: t.double() for name, t in official.items()}
-    expected = stated_prompt(double, "APT", hidden[0].double(), linear(double, "s.out", mixed[0].double()))
+    expected = prompted(double, "APT", hidden[0].double(), linear(double, "s.out", mixed[0].double()))
     assert distance(unfolded[0], expected) < 1e-6
 
 

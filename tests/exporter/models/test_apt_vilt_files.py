@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from memvp_export.examples.random_vilt import PRESETS, official_shapes, save_lightning, write_source
+from memvp_export.examples.random_apt import CHECKPOINT, save_lightning
+from memvp_export.examples.random_vilt import PRESETS, official_shapes, write_source
 from memvp_export.exporter.checkpoints.lightning import read_lightning
 from memvp_export.exporter.checkpoints.source import read_source, source_from_flags
 from memvp_export.exporter.errors import InputError
@@ -17,7 +18,6 @@ from memvp_export.exporter.models.apt_vilt_files import RELEASED_PREFIX
 from memvp_export.exporter.models.family import Model, load
 
 SIZES = replace(PRESETS["odd"], blocks=1)
-CHECKPOINT = "epoch=9-step=99.ckpt"
 Change = Callable[[dict[str, torch.Tensor]], Any]
 
 

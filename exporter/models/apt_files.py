@@ -1,0 +1,128 @@
+"""What the official files of APT's two models have in common (spec 3, 4.4 and 5.5)."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..checkpoints.lazy import LazyTensor
+from ..checkpoints.lightning import LightningCheckpoint, read_lightning
+from ..checkpoints.matching import some
+from ..checkpoints.source import Source
+from ..errors import InputError
+from ..labels import read_labels
+from . import apt
+from .apt_heads import HEADS
+
+PRECISIONS = {torch.float16: "fp16", torch.bfloat16: "bf16"}
+NLVR2_LABELS = ["False", "True"]
+# Width of one head in the models that ViLT and METER start from, where the checkpoint does not say how many there are.
+HEAD_WIDTH = 64
+# What a checkpoint may hold beside the model of one task: other heads.
+OTHER_HEADS = (
+    *("mlm_score.*", "itm_score.*", "mpp_score.*", "snli_classifier.*", "vgqa_classifier.*"),
+    *(f"{head}.*" for head in HEADS.values()),
+)
+Shape = Callable[[str, int], tuple[int, ...]]
+
+
+def read_apt(path: Path, site: str, host: str) -> LightningCheckpoint:
+    """The checkpoint with every site's scalar under one name: `_draw` modules call it `weight` (spec 3). InputError for
+    a `host` without prompts; site is where they would be."""
+    checkpoint = read_lightning(path)
+    if not any(".APT." in name for name in checkpoint.weights):
+        raise InputError(
+            f"{path} holds no prompts of APT ({site}.APT.mm_tokens). Give the checkpoint that APT's training wrote, "
+            f"not the {host} it started from."
+        )
+    old, new = ".APT.weight", ".APT.scale"
+    renamed = {
+        name.removesuffix(old) + new
+        if name.endswith(old) and name.removesuffix(old) + new not in checkpoint.weights
+        else name: tensor
+        for name, tensor in checkpoint.weights.items()
+    }
+    return replace(checkpoint, weights=renamed)
+
+
+def shapes_in(found: Mapping[str, LazyTensor], path: Path, model: str) -> Shape:
+    """The shape of a tensor by its name and how many dimensions it must have; InputError where it is not that."""
+
+    def shape(name: str, rank: int) -> tuple[int, ...]:
+        if name not in found:
+            raise InputError(f"{path} is no {model} checkpoint: it lacks {name}; it has {some(sorted(found)[:3])}.")
+        if len(found[name].shape) != rank or not all(found[name].shape):
+            raise InputError(f"{path}: {name} is {list(found[name].shape)}, which has not {rank} dimensions.")
+        return found[name].shape
+
+    return shape
+
+
+def head_sizes(found: Mapping[str, LazyTensor], path: Path, task: str, shape: Shape) -> tuple[int, int]:
+    """Hidden width (0 for the one linear layer of irtr) and classes of the task's head. InputError where there is none,
+    or where nlvr2 has no token type for its second image."""
+    head = HEADS[task]
+    first, last = (f"{head}.weight",) * 2 if task == "irtr" else (f"{head}.0.weight", f"{head}.3.weight")
+    if first not in found:
+        there = [name for name, prefix in HEADS.items() if any(key.startswith(f"{prefix}.") for key in found)]
+        has = f"it has those of {', '.join(there)}" if there else "it has none of any task"
+        raise InputError(f"{path} lacks the head of the task {task}: {has}.")
+    token_types = shape("token_type_embeddings.weight", 2)[0]
+    if task == "nlvr2" and token_types < 3:
+        raise InputError(f"{path}: nlvr2 needs a third token type for the second image, there are {token_types}.")
+    return 0 if task == "irtr" else shape(first, 2)[0], shape(last, 2)[0]
+
+
+def attention_heads(checkpoint: LightningCheckpoint, path: Path, option: int, width: int) -> int:
+    """How many heads divide `width`: the option, or what the checkpoint says, or as many as are HEAD_WIDTH wide."""
+    given = option or checkpoint.config.get("num_heads") or max(1, width // HEAD_WIDTH)
+    if not isinstance(given, int) or given < 1 or width % given:
+        raise InputError(f"{path}: {given!r} heads do not divide a width of {width}. Set heads.")
+    return given
+
+
+def trained(checkpoint: LightningCheckpoint, key: str, otherwise: int) -> int:
+    """A size that the checkpoint was trained with, `otherwise` where it does not say."""
+    value = checkpoint.config.get(key)
+    return value if type(value) is int and 0 < value < 1 << 13 else otherwise
+
+
+def site_shapes(found: Mapping[str, LazyTensor], site: str, projection: str, rows: int, width: int) -> apt.Shapes:
+    """The official tensors of a site. The rank is its own, as `found` has it."""
+    first = found.get(f"{site}.APT.mm.0.weight")
+    rank = first.shape[0] if first is not None and first.shape else 4
+    linear = {f"{site}.{projection}.weight": (width, width), f"{site}.{projection}.bias": (width,)}
+    return linear | apt.official_shapes(site, rows, rank, width)
+
+
+def require_pieces(tokenizer: Mapping[str, Any], source: Source, vocab: int) -> None:
+    """InputError for a tokenizer of another model."""
+    if tokenizer["pieces"] != vocab:
+        raise InputError(
+            f"{source.files['tokenizer']} has {tokenizer['pieces']} pieces, the model in {source.files['checkpoint']} "
+            f"embeds {vocab}: they do not belong together."
+        )
+
+
+def labels_of(source: Source, classes: int) -> tuple[list[str] | None, list[str]]:
+    """The names of the classes, and notes on them."""
+    if "labels" in source.files:
+        if source.task != "vqa":
+            raise InputError(f"labels name the answers of vqa; {source.task} has none.")
+        return read_labels(source.files["labels"], classes), []
+    if source.task == "vqa":
+        return None, ["no labels were given: answers are the numbers of their classes; files.labels names them"]
+    return NLVR2_LABELS if source.task == "nlvr2" else None, []
+
+
+def memory_of(rows: int, rank: int) -> dict[str, Any]:
+    """The manifest's `memory`: p rows of rank r at each site."""
+    return {
+        "activation": "relu",
+        "visual_rows": None,
+        "table_rows": rows,
+        "rank": rank,
+        "folded": {"keys": "M + (M A1^T) A2^T", "scale": "exp(scale) in values and output projection"},
+    }
