@@ -1,4 +1,4 @@
-"""Requests from JSONL files, and answers to JSONL files that survive a kill (design section 6)."""
+"""Requests from JSONL files, and answers to JSONL files that survive a kill."""
 
 import hashlib
 import json

@@ -170,7 +170,7 @@ def run_component(
 
 
 def read_npz(path: Path) -> Arrays:
-    """The arrays of an npz file by name; bfloat16 ones are uint16 under `<name>.bf16` (design section 5)."""
+    """The arrays of an npz file by name; bfloat16 ones are uint16 under `<name>.bf16` (docs/bundle.md)."""
     try:
         with path.open("rb") as file, NpzFile(file, allow_pickle=False) as arrays:
             return dict(_from_npz(name, arrays[name]) for name in arrays.files)

@@ -12,7 +12,7 @@ Arrays = dict[str, np.ndarray]
 
 
 class Session(Protocol):
-    """Runs components by name on NumPy arrays under the names of design section 5.
+    """Runs components by name on NumPy arrays under the names of docs/bundle.md.
 
     bfloat16 tensors are arrays of dtype ml_dtypes.bfloat16.
     """

@@ -91,7 +91,7 @@ def add_functions(model: ir.Model, opset: int) -> None:
 
 
 def _visual_memory_body(used: list[ir.Node], opset: int) -> onnx.FunctionProto:
-    """`S = h Pk^T + pad(h Z^T); a = act(S); out = ffn + scale (a Pv + a[..., :v] Z)`, design section 3."""
+    """`S = h Pk^T + pad(h Z^T); a = act(S); out = ffn + scale (a Pv + a[..., :v] Z)` (docs/operators.md)."""
     variants = {_variant(node) for node in used}
     if len(variants) > 1:
         raise ValueError(f"a graph takes one activation and one (v, p), this one has {sorted(variants)}")
@@ -143,7 +143,7 @@ def _variant(node: ir.Node) -> tuple[str, int, int]:
 
 
 def _approximated_prompt_body(used: list[ir.Node], opset: int) -> onnx.FunctionProto:
-    """`a = relu(h K^T); out = attention + rowmax(a) * (a V)`, the product in float32, design section 3."""
+    """`a = relu(h K^T); out = attention + rowmax(a) * (a V)`, the product in float32 (docs/operators.md)."""
     node = helper.make_node
     nodes = [
         node("Transpose", ["keys"], ["columns"], perm=[1, 0]),

@@ -4,7 +4,7 @@ Per token and site, with a memory of p rows of width d of which v come from the 
 
 * the tables: keys and values of p rows, `2 p d` MACs. This is the papers' own count (spec 9): they add the visual rows
   to the tables once and look the sum up.
-* the visual rows: `2 v d` MACs more, because the factored operator multiplies them apart (design 3).
+* the visual rows: `2 v d` MACs more, because the factored operator multiplies them apart (docs/operators.md).
 """
 
 import math

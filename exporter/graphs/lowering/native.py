@@ -5,7 +5,7 @@ down projection:
 
     S = x Pk^T + pad(x Z^T);   a = act(S);   out = [h | a] [W2 ; scale Pv] + scale * a[..., :v] Z
 
-which is design section 3 with `scale * a Pv` moved into the product that is made anyway. v and p are rounded up to
+which is docs/operators.md with `scale * a Pv` moved into the product that is made anyway. v and p are rounded up to
 multiples of 8 by rows of zeros, because TensorRT copies operands of other widths; that is exact, since act(0) = 0.
 """
 
