@@ -1,18 +1,18 @@
-"""Images and text -> a class or a score with the one component `model` of a classifier (spec 4), over any Session."""
+"""Images and text -> a class or a score with the component `model` of a classifier (spec 4 and 5), over any Session."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .data import Answer, Request
+from .encoder_tokenizer import EncoderTokenizer
 from .errors import InputError, VerdictError
 from .images import check_preprocessing, load_image, pixel_mask, preprocess
 from .pipeline import DEFAULT_BATCH, Settings
 from .session import Arrays, Session
-from .wordpiece import WordPiece
 
 MODEL = "model"
 
@@ -22,13 +22,13 @@ class Classifier:
     image where that is the model's only output.
 
     Attributes: tokenizer; preprocessing; images, how many each request has; labels, or None; output, the port that is
-    read; max_sequence, the longest text in tokens; max_batch; defaults.
+    read; scores, whether that is a score; max_sequence, the longest text in tokens; max_batch; defaults.
     """
 
     def __init__(
         self,
         session: Session,
-        tokenizer: WordPiece,
+        tokenizer: EncoderTokenizer,
         preprocessing: Mapping[str, Any],
         model: Mapping[str, Any],
         labels: Sequence[str] | None = None,
@@ -42,7 +42,7 @@ class Classifier:
         self.labels, self.output = labels, str(model["outputs"][0]["name"])
         self.max_batch = int(model["ranges"]["batch"][1])
         self.max_sequence = min(tokenizer.maximum, int(model["ranges"]["sequence"][1]))
-        self.defaults = Settings()
+        self.defaults, self.scores = Settings(), gives_scores(model)
         classes = model["outputs"][0]["dims"][-1]
         if labels is not None and len(labels) != classes:
             raise InputError(f"the manifest has {len(labels)} labels, its model {classes} classes.")
@@ -52,7 +52,7 @@ class Classifier:
         cls, session: Session, manifest: Mapping[str, Any], root: Path, precision: str | None = None
     ) -> "Classifier":
         """The pipeline of an opened bundle; precision is nothing to it."""
-        tokenizer = WordPiece(root, manifest["tokenizer"])
+        tokenizer = EncoderTokenizer(root, manifest["tokenizer"])
         model = manifest["components"][MODEL]
         return cls(session, tokenizer, manifest["preprocessing"], model, manifest["labels"])
 
@@ -84,7 +84,8 @@ class Classifier:
         raise InputError("this model has classes of its own: leave the choices out.")
 
     def inputs(self, requests: Sequence[Request]) -> Arrays:
-        """What `model` takes for these requests: texts padded on the right, images at the bottom and right."""
+        """What `model` takes for these requests: texts padded on the right, images with the mask of what they
+        fill where the model takes one."""
         rows = [self._fitted(self.tokenizer.encode(request.text)) for request in requests]
         width = max(map(len, rows))
         ids = np.full((len(rows), width), self.tokenizer.pad, np.int64)
@@ -93,10 +94,15 @@ class Classifier:
             ids[index, : len(row)] = row
             mask[index, : len(row)] = 1
         made = {"input_ids": ids, "attention_mask": mask}
-        pictures = [[load_image(path) for path in self._paths(request)] for request in requests]
+        paths = [self._paths(request) for request in requests]
+        # In retrieval, one image is asked about many texts: it is read once a batch.
+        pictures = {path: load_image(path) for path in dict.fromkeys(chain(*paths))}
+        pixels = {path: preprocess(picture, self.preprocessing) for path, picture in pictures.items()}
         for number, suffix in enumerate(("", "_2")[: self.images]):
-            made[f"pixel_values{suffix}"] = np.stack([preprocess(p[number], self.preprocessing) for p in pictures])
-            made[f"pixel_mask{suffix}"] = np.stack([pixel_mask(p[number], self.preprocessing) for p in pictures])
+            made[f"pixel_values{suffix}"] = np.stack([pixels[row[number]] for row in paths])
+            if f"pixel_mask{suffix}" in self._inputs:
+                masks = [pixel_mask(pictures[row[number]], self.preprocessing) for row in paths]
+                made[f"pixel_mask{suffix}"] = np.stack(masks)
         return {name: made[name] for name in self._inputs}
 
     def _fitted(self, ids: list[int]) -> list[int]:
@@ -111,7 +117,13 @@ class Classifier:
 
     def _answer(self, request: Request, outputs: np.ndarray) -> Answer:
         truncated = len(self.tokenizer.encode(request.text)) > self.max_sequence
-        if len(outputs) == 1:
-            return Answer(request.id, f"{float(outputs[0]):.6g}", (), None, truncated)
+        if self.scores:
+            # The shortest decimal that is this float32: rankings need all of it.
+            return Answer(request.id, str(outputs[0]), (), None, truncated)
         best = int(outputs.argmax())
         return Answer(request.id, self.labels[best] if self.labels else str(best), (best,), None, truncated)
+
+
+def gives_scores(model: Mapping[str, Any]) -> bool:
+    """Whether `model`, an entry of `components`, gives the score of a text and an image and not classes."""
+    return bool(model["outputs"][0]["dims"][-1] == 1)

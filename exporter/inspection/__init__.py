@@ -1,7 +1,7 @@
 """What is inside a bundle, a graph or an engine, read without PyTorch, without TensorRT and without loading weights."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,10 @@ from ..bundle import Bundle
 from ..errors import InputError
 from .engine_report import SUFFIX, report_engine, report_engines
 from .graph_report import dimensions, report_graph
+from .values import default_size
 
 __all__ = ["inspect_path"]
+Limits = tuple[int, int | None]
 _GIVEN = ("precision", "schema", "options", "preprocessing", "tokenizer", "generation", "labels", "memory", "samples")
 
 
@@ -18,12 +20,13 @@ def inspect_path(path: Path | str, *, shapes: Mapping[str, int] | None = None, v
     """Report on a bundle folder, an ONNX file or an engine (its file or its record), as plain JSON data.
 
     shapes sets lengths of named dimensions for the MAC counts of graphs, such as {"batch": 8, "sequence": 512}; by
-    default a past is empty, a sequence 64 long and everything else 1. verify compares the SHA-256 of a bundle's files,
-    or of an engine, with those that were written down.
+    default a past is empty, a sequence 64 long (or what a bundle's graph takes) and everything else 1. verify compares
+    the SHA-256 of a bundle's files, or of an engine, with those that were written down.
 
-    "kind" in the report is "bundle", "graph" or "engine"; sizes are in bytes. Raises InputError for any other path, a
-    damaged file, or a dimension that no graph has; EnvironmentLack for an engine that has lost its record, where it
-    cannot be read.
+    "kind" in the report is "bundle", "graph" or "engine"; sizes are in bytes. "faults" says what the weights beside a
+    graph lack, "missing" which files a bundle has lost that can be made again. Raises InputError for any other path, a
+    damaged file, a dimension that no graph has, or a length that it does not take; EnvironmentLack for an engine that
+    has lost its record, where it cannot be read.
     """
     path = Path(path)
     if not path.exists():
@@ -33,7 +36,7 @@ def inspect_path(path: Path | str, *, shapes: Mapping[str, int] | None = None, v
     if path.suffix == ".onnx":
         if verify:
             raise InputError(f"{path} has no digest of its own: --verify takes its bundle.")
-        _check_shapes(shapes or {}, dimensions(path))
+        _check_shapes(shapes or {}, {"the graph": _any_length(path)})
         return {"kind": "graph", "path": str(path), **report_graph(path, shapes or {})}
     if path.suffix in (SUFFIX, ".json"):
         if shapes:
@@ -42,15 +45,24 @@ def inspect_path(path: Path | str, *, shapes: Mapping[str, int] | None = None, v
     raise InputError(f"{path} cannot be inspected: give a bundle folder, an .onnx file, or an engine or its record.")
 
 
-def _check_shapes(shapes: Mapping[str, int], known: Iterable[str]) -> None:
-    known = list(dict.fromkeys(known))
+def _any_length(path: Path) -> dict[str, Limits]:
+    # Only what may be empty by default may be 0.
+    return {name: (min(1, default_size(name)), None) for name in dimensions(path)}
+
+
+def _check_shapes(shapes: Mapping[str, int], taken: Mapping[str, Mapping[str, Limits]]) -> None:
+    known = list(dict.fromkeys(name for limits in taken.values() for name in limits))
     if unknown := [name for name in shapes if name not in known]:
         raise InputError(
             f"no input has a dimension {', '.join(map(repr, unknown))}; "
             f"the dimensions are {', '.join(known) or 'all fixed'}."
         )
-    if wrong := [name for name, size in shapes.items() if not isinstance(size, int) or size < 0]:
-        raise InputError(f"the length of {', '.join(wrong)} must be a whole number, 0 or more.")
+    for who, limits in taken.items():
+        for name in shapes.keys() & limits.keys():
+            (low, high), size = limits[name], shapes[name]
+            if not isinstance(size, int) or size < low or (high is not None and size > high):
+                most = "" if high is None else f" to {high:,}"
+                raise InputError(f"{name} is {size}; {who} takes whole numbers from {low}{most}.")
 
 
 def _report_bundle(bundle: Bundle, shapes: Mapping[str, int]) -> dict[str, Any]:
@@ -61,8 +73,11 @@ def _report_bundle(bundle: Bundle, shapes: Mapping[str, int]) -> dict[str, Any]:
         for name, component in components.items()
         for precision in component["graphs"]
     }
-    if shapes:
-        _check_shapes(shapes, (dim for path in files.values() for dim in dimensions(path)))
+    limits: dict[str, dict[str, Limits]] = {name: {} for name in components}
+    for (name, _), path in files.items():
+        ranges = components[name]["ranges"].items()
+        limits[name] |= _any_length(path) | {dim: (low, high) for dim, (low, high) in ranges}
+    _check_shapes(shapes, limits)
     return {
         "kind": "bundle",
         "path": str(bundle.root),
@@ -74,17 +89,25 @@ def _report_bundle(bundle: Bundle, shapes: Mapping[str, int]) -> dict[str, Any]:
         "bytes_by_folder": _bytes_by_folder(manifest["files"]),
         "sample_files": [name for name in manifest["files"] if name.startswith("samples/")],
         "sources": manifest.get("sources", []),
+        "missing": bundle.missing,
         "engines": report_engines(bundle),
         "components": {
             name: {
                 **{key: component.get(key) for key in ("inputs", "outputs", "ranges", "cache")},
                 "graphs": {
-                    precision: report_graph(files[name, precision], shapes) for precision in component["graphs"]
+                    precision: report_graph(files[name, precision], _usual(limits[name]) | dict(shapes))
+                    for precision in component["graphs"]
                 },
             }
             for name, component in components.items()
         },
     }
+
+
+def _usual(limits: Mapping[str, Limits]) -> dict[str, int]:
+    """The default lengths, or the nearest that are taken."""
+    usual = {name: max(low, default_size(name)) for name, (low, _) in limits.items()}
+    return {name: size if (high := limits[name][1]) is None else min(size, high) for name, size in usual.items()}
 
 
 def _bytes_by_folder(files: Mapping[str, Mapping[str, int]]) -> dict[str, int]:

@@ -8,10 +8,12 @@ from typing import Any
 from ...plugins.loader import find_library
 from ..bundle import MANIFEST, Bundle, sha256_file
 from ..child_process import ChildFailed, ask_module
-from ..engines import build_engine, readback
+from ..engines import build_engine
 from ..engines.targets import TARGETS
+from ..engines.tensorrt_module import target_of
 from ..engines.written import read_record
-from ..errors import EnvironmentLack, InputError
+from ..errors import EnvironmentLack, InputError, ToolError
+from .engine_summary import summary
 
 SUFFIX = ".engine"
 _ASKED = ("component", "precision", "lowering", "ranges", "cache")
@@ -22,7 +24,8 @@ def report_engine(path: Path, verify: bool = False) -> dict[str, Any]:
     """Report on an engine, given as its file or as its record, as plain JSON data.
 
     component, precision, lowering, ranges and cache are None where neither a bundle nor the recipe beside the engine
-    says them; the rest is `readback.summary`. verify compares the engine's SHA-256 with the record's.
+    says them; the rest is `summary`, with the dims of inputs and outputs by name where those are known. verify compares
+    the engine's SHA-256 with the record's.
 
     Raises InputError where file and record are damaged or not of each other, EnvironmentLack where there is no record
     and the engine cannot be read here.
@@ -43,9 +46,11 @@ def report_engine(path: Path, verify: bool = False) -> dict[str, Any]:
 
 
 def report_engines(bundle: Bundle) -> list[dict[str, Any]]:
-    """The same for all engines of a bundle."""
-    found = []
+    """The same for all engines of a bundle whose files are there."""
+    found, missing = [], set(bundle.missing)
     for entry in bundle.manifest["engines"]:
+        if missing & {entry["file"], entry["layers"]}:
+            continue
         record = bundle.path(entry["layers"])
         found.append(_described(bundle.path(entry["file"]), record, entry, read_record(record)))
     return found
@@ -53,18 +58,21 @@ def report_engines(bundle: Bundle) -> list[dict[str, Any]]:
 
 def _described(engine: Path, path: Path | None, asked: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        summary = readback.summary(record, asked.get("cache"))
+        found = summary(record, asked.get("cache"))
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path or engine} is damaged: {error!r} in what it says of the engine.") from error
     if not asked:
         # Which copies of a cache were asked for is not known.
-        summary["cache_copies"] = None
+        found["cache_copies"] = None
+    for kind in ("inputs", "outputs"):
+        named = {port["name"]: port["dims"] for port in asked.get(kind, ())}
+        found[kind] = [{**port, "dims": named.get(port["name"], port["dims"])} for port in found[kind]]
     return {
         "path": str(engine),
         "record": str(path) if path else None,
         **{key: asked.get(key) for key in _ASKED},
-        "target": next((name for name, one in TARGETS.items() if one.module == record.get("module")), None),
-        **summary,
+        "target": target_of(record.get("module", ""), record.get("tensorrt", "")),
+        **found,
         "activation": record.get("activation"),
     }
 
@@ -98,9 +106,9 @@ def _recipe_beside(path: Path, record: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _read_engine(engine: Path, path: Path) -> dict[str, Any]:
     """What TensorRT's inspector says of an engine, in the form of a record."""
-    library = find_library()
+    library, why_not = _library()
     plugin = ["--plugin", str(library)] if library else []
-    modules = [target.module for target in TARGETS.values()]
+    modules = list(dict.fromkeys(target.module for target in TARGETS.values()))
     said: dict[str, ChildFailed] = {}
     for module in [one for one in modules if importlib.util.find_spec(one)] or modules[:1]:
         try:
@@ -118,5 +126,13 @@ def _read_engine(engine: Path, path: Path) -> dict[str, Any]:
     reasons = "; ".join(f"{module}: {failure}" for module, failure in said.items())
     raise EnvironmentLack(
         f"{engine} has no record beside it ({path.name}), and the engine itself cannot be read here: {reasons} "
-        "Inspect it where a GPU is, or copy its record to it."
+        f"{why_not}Inspect it where a GPU is, or copy its record to it."
     )
+
+
+def _library() -> tuple[Path | None, str]:
+    """The plugin library that an engine may need, and why one that was named cannot be taken."""
+    try:
+        return find_library(), ""
+    except ToolError as error:
+        return None, f"{error} "

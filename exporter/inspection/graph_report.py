@@ -8,7 +8,9 @@ from typing import Any
 
 import onnx
 
+from ..errors import InputError
 from .costs import Bodies, Macs, count
+from .deep_prompt import deep_prompt_macs, prompt_nodes
 from .islands import HALF, find_islands
 from .memory_sites import memory_macs, memory_nodes, site
 from .nodes import operators_by_type
@@ -48,6 +50,7 @@ def report_graph(path: Path, sizes: Mapping[str, int]) -> Report:
             "functions": [f"{f.domain}::{f.name}" for f in model.functions],
         },
         "weights": weights,
+        "faults": _faults(model, weights),
         "memory": [asdict(site(node, graph)) for node in memory_nodes(graph)],
         "float32_islands": [asdict(i) for i in find_islands(graph, bodies)] if precision in HALF else [],
         "cost": _cost(graph, bodies, setting),
@@ -69,9 +72,7 @@ def _weights(model: onnx.ModelProto, folder: Path) -> Report:
     for size, tensor in sizes:
         by_dtype[dtype_name(tensor.data_type)] += size
     largest = sorted(sizes, key=lambda entry: -entry[0])[:_LARGEST]
-    files = dict.fromkeys(
-        entry.value for _, tensor in sizes for entry in tensor.external_data if entry.key == "location"
-    )
+    files = dict.fromkeys(name for _, tensor in sizes if (name := _location(tensor)) is not None)
     return {
         "count": len(sizes),
         "parameters": sum(_elements(tensor) for _, tensor in sizes if tensor.data_type not in _SHAPE_TYPES),
@@ -83,6 +84,32 @@ def _weights(model: onnx.ModelProto, folder: Path) -> Report:
         ],
         "external_files": [{"name": name, "bytes": _external_size(folder, name)} for name in files],
     }
+
+
+def _faults(model: onnx.ModelProto, weights: Report) -> list[str]:
+    """Why the weights beside the graph cannot be those that it reads."""
+    found = []
+    for file in weights["external_files"]:
+        name, held = file["name"], file["bytes"]
+        need = max(_end(tensor) for tensor in model.graph.initializer if _location(tensor) == name)
+        if held is None:
+            found.append(f"its weights {name} are not beside it")
+        elif held < need:
+            found.append(f"its weights {name} are cut short: {held:,} bytes of {need:,}")
+    return found
+
+
+def _location(tensor: onnx.TensorProto) -> str | None:
+    return next((entry.value for entry in tensor.external_data if entry.key == "location"), None)
+
+
+def _end(tensor: onnx.TensorProto) -> int:
+    """Where the bytes of a tensor end in its file."""
+    said = {entry.key: entry.value for entry in tensor.external_data}
+    try:
+        return int(said.get("offset", 0)) + int(said.get("length", _bytes(tensor)))
+    except ValueError as error:
+        raise InputError(f"the graph is damaged: {tensor.name} has no place in its file ({error}).") from error
 
 
 def _elements(tensor: onnx.TensorProto) -> int:
@@ -118,7 +145,7 @@ def _precision(model: onnx.ModelProto, weights: Report) -> str:
 
 
 def _cost(graph: TypedGraph, bodies: Bodies, setting: Mapping[str, int]) -> Report:
-    nodes = memory_nodes(graph)
+    nodes, prompts = memory_nodes(graph), prompt_nodes(graph)
     host = count(graph, bodies, skip=frozenset(node.output[0] for node in nodes))
     memory = memory_macs(nodes, graph, bodies)
     total = host + memory
@@ -129,6 +156,7 @@ def _cost(graph: TypedGraph, bodies: Bodies, setting: Mapping[str, int]) -> Repo
         "macs_with_weights": total.weights,
         "macs_between_activations": total.activations,
         "memory": _memory_cost(host, memory) if nodes else None,
+        "deep_prompt": _deep_prompt_cost(deep_prompt_macs(prompts, graph), memory) if prompts else None,
         "uncounted": total.uncounted,
     }
 
@@ -148,3 +176,9 @@ def _memory_cost(host: Macs, memory: Macs) -> Report:
         "table_percent": percent(memory.weights),
         "visual_percent": percent(memory.activations),
     }
+
+
+def _deep_prompt_cost(deep: Macs, memory: Macs) -> Report:
+    """What deep prompts would add, and how many percent of that APT's prompts save."""
+    saved = 100 * (1 - memory.total / deep.total) if deep.total else None
+    return {"macs": deep.total, "flops": 2 * deep.total, "saved_percent": saved, "uncounted": deep.uncounted}

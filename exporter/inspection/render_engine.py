@@ -4,24 +4,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..console import size, table
+from ..engines.preflight import tensorrt_name
 from .port_rows import dims, port_rows, without_layers
 
-_NAMES = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 _UNKNOWN = "not known: neither its bundle nor its recipe is here"
 
 
 def print_engine(report: Mapping[str, Any]) -> None:
     """Print the report of one engine to standard output."""
     table(report["path"], ("engine", ""), _facts(report))
-    table("", ("", "name", "type", "dims"), port_rows(report))
+    table("", ("", "name", "type", "dims"), port_rows(_with_ranges(report)))
     rows = [
         (profile["name"], name, *(dims(shapes[key]) for key in ("min", "opt", "max")))
         for profile in report["profiles"]
         for name, shapes in without_layers(profile["shapes"])
     ]
     table("", ("profile", "input", "min", "opt", "max"), rows)
-    by_count = sorted(report["layers_by_type"].items(), key=lambda entry: -sum(entry[1].values()))
-    table("", ("layers", "count", "types"), [(kind, sum(types.values()), _counts(types)) for kind, types in by_count])
+    for name, part in report["by_profile"].items():
+        by_count = sorted(part["layers_by_type"].items(), key=lambda entry: -sum(entry[1].values()))
+        rows = [(kind, sum(types.values()), _counts(types)) for kind, types in by_count]
+        table("", (f"layers of {name}", "count", "types"), rows)
 
 
 def print_engines(reports: Sequence[Mapping[str, Any]]) -> None:
@@ -35,9 +37,9 @@ def print_engines(reports: Sequence[Mapping[str, Any]]) -> None:
             _version(report),
             _gpu(report["gpu"]),
             size(report["engine"]["size"]),
-            report["layers"],
+            _each(report, "layers"),
             len(report["memory_sites"]),
-            _counts(report["products_by_precision"]),
+            _counts(_first(report)["products_by_precision"]),
         )
         for report in reports
     ]
@@ -45,7 +47,10 @@ def print_engines(reports: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _facts(report: Mapping[str, Any]) -> list[tuple[str, object]]:
-    weights = ", ".join(f"{kind} {size(count)}" for kind, count in report["product_weight_bytes"].items())
+    # Weights are held once.
+    weights = ", ".join(f"{kind} {size(count)}" for kind, count in _first(report)["product_weight_bytes"].items())
+    products = {name: _counts(part["products_by_precision"]) for name, part in report["by_profile"].items()}
+    plugin_layers = {name: len(part["plugin_layers"]) for name, part in report["by_profile"].items()}
     facts: list[tuple[str, object]] = [
         ("component", report["component"] or _UNKNOWN),
         ("precision", report["precision"] or _UNKNOWN),
@@ -53,11 +58,12 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, object]]:
         ("target", f"{report['target'] or 'not known'}, built with {_version(report)}"),
         ("GPU", _gpu(report["gpu"])),
         ("size", _sizes(report)),
-        ("layers", f"{report['layers']} of all profiles, from {_SOURCES[report['read_from']]}"),
-        ("products and convolutions", _counts(report["products_by_precision"]) or "not known from the engine alone"),
+        ("profiles", len(report["by_profile"])),
+        ("layers", f"{_each(report, 'layers')}, from {_SOURCES[report['read_from']]}"),
+        ("products and convolutions", _named(products) if any(products.values()) else _NOT_TOLD),
         ("their weights", weights or "none"),
         ("memory sites", len(report["memory_sites"])),
-        ("plugin layers", f"{len(report['plugin_layers'])} of all profiles"),
+        ("plugin layers", _named(plugin_layers) if any(plugin_layers.values()) else "none"),
     ]
     if plugin := report["plugin"]:
         kept = "embedded" if plugin["embedded"] else "loaded from the library"
@@ -71,11 +77,48 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, object]]:
     return facts
 
 
+_NOT_TOLD = "not known from the engine alone"
 _SOURCES = {"inspector": "the engine", "log": "the log of its build, which had no GPU to load it"}
 
 
+def _with_ranges(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The ports with the ranges of all profiles in place of dims that have no name; outputs have none."""
+    limits = [profile["shapes"] for profile in report["profiles"]]
+
+    def dim(name: str, axis: int, length: int | str) -> int | str:
+        held = [(shapes[name]["min"][axis], shapes[name]["max"][axis]) for shapes in limits if name in shapes]
+        if length != -1 or not held:
+            return "dynamic" if length == -1 else length
+        return f"{min(low for low, _ in held)} to {max(high for _, high in held)}"
+
+    return {
+        kind: [
+            {**port, "dims": [dim(port["name"], axis, length) for axis, length in enumerate(port["dims"])]}
+            for port in report[kind]
+        ]
+        for kind in ("inputs", "outputs")
+    }
+
+
+def _first(report: Mapping[str, Any]) -> Mapping[str, Any]:
+    part: Mapping[str, Any] = next(iter(report["by_profile"].values()))
+    return part
+
+
+def _each(report: Mapping[str, Any], key: str) -> str:
+    """What each profile has of it."""
+    return _named({name: part[key] for name, part in report["by_profile"].items()})
+
+
+def _named(figures: Mapping[str, object]) -> str:
+    """The figures of all profiles, without a name where there is one alone."""
+    if len(figures) == 1:
+        return str(next(iter(figures.values())))
+    return ", ".join(f"{name} {figure}" for name, figure in figures.items())
+
+
 def _version(report: Mapping[str, Any]) -> str:
-    return f"{_NAMES[report['flavor']]} {report['tensorrt']}"
+    return tensorrt_name(report["target"] or report["flavor"], report["flavor"], report["tensorrt"])
 
 
 def _gpu(gpu: Mapping[str, Any] | None) -> str:

@@ -3,7 +3,6 @@
 Nothing here reads weights: a graph is loaded without its external data, and large inline weights are dropped.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,10 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import numpy_helper, shape_inference
 
+from ..dims import Dim, length, terms
 from ..errors import InputError
 
-Dim = int | str | None
 _SHORT = {"FLOAT": "float32", "DOUBLE": "float64"}
-_TERM = re.compile(r"[A-Za-z_]\w*|\d+")
 # Values up to this many elements can be shapes, axes or index ranges; everything else is data.
 _SHAPE_ELEMENTS = 1 << 20
 _INLINE_ELEMENTS = 1 << 12
@@ -113,7 +111,7 @@ def dimension_names(model: onnx.ModelProto) -> list[str]:
     """The names that the inputs' dimensions are made of, in order of appearance."""
     weights = {tensor.name for tensor in model.graph.initializer}
     named = (d for v in model.graph.input if v.name not in weights for d in dims_of(v) if isinstance(d, str))
-    return list(dict.fromkeys(term for dim in named for term in _terms(dim) if not term.isdigit()))
+    return list(dict.fromkeys(term for dim in named for term in terms(dim) if not term.isdigit()))
 
 
 def default_size(dimension: str) -> int:
@@ -121,11 +119,6 @@ def default_size(dimension: str) -> int:
     if "past" in dimension:
         return 0
     return 64 if "sequence" in dimension else 1
-
-
-def _terms(dim: str) -> list[str]:
-    terms = [term.strip() for term in dim.split("+")]
-    return terms if all(_TERM.fullmatch(term) for term in terms) else [dim]
 
 
 def type_graph(
@@ -171,8 +164,8 @@ def _set_sizes(model: onnx.ModelProto, sizes: Mapping[str, int]) -> None:
     for value in model.graph.input:
         for dim in value.type.tensor_type.shape.dim:
             if not dim.HasField("dim_value"):
-                terms = _terms(dim.dim_param) if dim.dim_param else ["1"]
-                dim.dim_value = sum(int(t) if t.isdigit() else sizes.get(t, default_size(t)) for t in terms)
+                named = dim.dim_param or "1"
+                dim.dim_value = length(named, {name: default_size(name) for name in terms(named)} | dict(sizes))
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
 
