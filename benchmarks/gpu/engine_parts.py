@@ -6,6 +6,8 @@ the bundle that shares its files. Decoding in a CUDA graph is left out: the sess
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,10 +24,9 @@ VARIANTS = {
     ],
     LARGE: [("fp16", "off", "delta"), ("fp16", "on", "delta"), ("bf16", "off", "delta"), ("fp16", "off", "concat")],
 }
-_SUMMARY = (
-    *("layers", "layers_by_type", "products_by_precision", "plugin_layers", "memory_sites", "cache_copies"),
-    *("seconds", "read_from", "activation"),
-)
+_SUMMARY = ("by_profile", "memory_sites", "cache_copies", "seconds", "read_from", "activation")
+# Enough to see a graph go through; what is traced takes most of a dry run's time.
+_DRY_SIZES = {"layers": 1, "tower_blocks": 3}
 
 
 def plugin_library(place: Place) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def _write_source(folder: Path, place: Place) -> None:
 
     # Few blocks of the tower are enough: it is the decoder that is measured.
     large = replace(PRESETS["7b"], layers=place.layers, tower_blocks=3)
-    write_source(folder, PRESETS["odd"] if place.dry_run else large)
+    write_source(folder, replace(PRESETS["odd"], **_DRY_SIZES) if place.dry_run else large)
 
 
 def variant(name: str, precision: str, plugin: str, cache: str, place: Place) -> dict[str, Any]:
@@ -70,16 +71,27 @@ def variant(name: str, precision: str, plugin: str, cache: str, place: Place) ->
         return {"lacks": f"the part {name}-bundle did not get through"}
     if _library(place).is_file():
         os.environ["MEMVP_PLUGIN"] = str(_library(place))
-    root = place.work / f"{name}-{precision}-{plugin}-{cache}.bundle"
+    with copied(made, place.work / f"{name}-{precision}-{plugin}-{cache}.bundle") as root:
+        found = _taken(root, precision, plugin, cache, place)
+    return {"precision": precision, "plugin": plugin, "cache": cache} | found
+
+
+@contextmanager
+def copied(bundle: Path, root: Path) -> Iterator[Path]:
+    """A copy of a bundle for as long as it is worked on."""
     shutil.rmtree(root, ignore_errors=True)
     # Nothing changes a file of a bundle in place.
-    shutil.copytree(made, root, copy_function=lambda source, target: Path(target).hardlink_to(source))
+    shutil.copytree(bundle, root, copy_function=lambda source, target: Path(target).hardlink_to(source))
     try:
-        return {"precision": precision, "plugin": plugin, "cache": cache} | _taken(
-            root, precision, plugin, cache, place
-        )
+        yield root
     finally:
         shutil.rmtree(root)
+
+
+def engines_of(root: Path, place: Place) -> dict[str, Any]:
+    """What `inspect` says of the engines in a bundle, by component."""
+    engines = place.tool("inspect", root, "--json")["json"]["engines"]
+    return {one["component"]: {key: one.get(key) for key in _SUMMARY} for one in engines}
 
 
 def _taken(root: Path, precision: str, plugin: str, cache: str, place: Place) -> dict[str, Any]:
@@ -88,14 +100,13 @@ def _taken(root: Path, precision: str, plugin: str, cache: str, place: Place) ->
         return {"lacks": built["lacks"], "build": built} if "lacks" in built else {"build": built}
     # Only the command's figures: the entries are in the report of `inspect`.
     del built["json"]
-    engines = place.tool("inspect", root, "--json")["json"]["engines"]
+    engines = engines_of(root, place)
     asked = ["--backend", "tensorrt", "--precision", precision]
-    return {
-        "build": built,
-        "engines": {one["component"]: {key: one.get(key) for key in _SUMMARY} for one in engines},
-        "check": place.tool("check", root, *asked, "--json"),
-        "bench": place.tool("bench", root, "--backend", "torch", *asked, "--duration", "0.5", "--json"),
-    }
+    check = place.tool("check", root, *asked, "--json")
+    # What cannot be run for want of a GPU cannot be measured either.
+    measure = ["bench", root, "--backend", "torch", *asked, "--duration", "0.5", "--json"]
+    bench = check if "lacks" in check else place.tool(*measure)
+    return {"build": built, "engines": engines, "check": check, "bench": bench}
 
 
 def _through(done: dict[str, Any]) -> dict[str, Any]:

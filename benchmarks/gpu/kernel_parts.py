@@ -12,10 +12,12 @@ from parts import Part, Place
 
 def script(name: str, place: Place) -> dict[str, Any]:
     """A part of tests/gpu/run_all.sh; its own logs and JSON files lie in `kernels`."""
+    if place.dry_run:
+        return {"lacks": "this is a dry run"}
     import torch
 
-    if place.dry_run or not torch.cuda.is_available():
-        return {"lacks": "this is a dry run" if place.dry_run else "torch sees no CUDA GPU"}
+    if not torch.cuda.is_available():
+        return {"lacks": "torch sees no CUDA GPU"}
     if not shutil.which("nvcc"):
         return {"lacks": "nvcc is not on PATH"}
     command = ["bash", place.root / "tests/gpu/run_all.sh", place.results / "kernels", name]

@@ -11,17 +11,19 @@ from typing import Any
 
 _MAIN = "from memvp_export.cli import main; main()"
 # Exit code of a command that this machine has not got what it needs for.
-_LACKS = 3
+LACKS = 3
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where results go, and at what size: `layers` of the LLaMA-7B-shaped model, or hardly anything in a dry run."""
+    """Where results go, and at what size: `layers` of the LLaMA-7B-shaped model, or hardly anything in a dry run.
+    python8 is a program that runs a Python with TensorRT 8, None without one."""
 
     root: Path
     results: Path
     layers: int
     dry_run: bool
+    python8: Path | None = None
 
     def json(self, part: str) -> Path:
         """The result of a part."""
@@ -49,7 +51,7 @@ class Place:
             "said": lines[-1] if lines else "",
             "seconds": round(time.monotonic() - started, 2),
         }
-        if done.returncode == _LACKS and errors:
+        if done.returncode == LACKS and errors:
             found["lacks"] = "\n".join(lines[lines.index(errors[0]) :])
         if done.stdout.strip().startswith(("{", "[")):
             found["json"] = json.loads(done.stdout)

@@ -15,7 +15,7 @@ def tables(results: Path) -> str:
         _table("kernels, us", ("dtype", "B", "T", "form", "operator", "in its block"), _kernels(found)),
         _table(
             "engines",
-            ("variant", "component", "layers", "plugin", "copies at decode", "build s", "parity"),
+            ("variant", "component", "profile", "layers", "plugin", "copies", "build s", "parity"),
             _engines(variants),
         ),
         _table("latency, ms", ("variant", "load", "torch", "tensorrt", "times"), _latencies(variants)),
@@ -55,11 +55,21 @@ def _kernels(found: dict[str, Any]) -> Iterable[Sequence[object]]:
 def _engines(variants: dict[str, Any]) -> Iterable[Sequence[object]]:
     for name, one in variants.items():
         for component, engine in one.get("engines", {}).items():
-            copies = len((engine["cache_copies"] or {}).get("decode", []))
             seconds = engine["seconds"]["build"] if engine["seconds"] else ""
-            yield name, component, engine["layers"], len(engine["plugin_layers"]), copies, seconds, one["check"]["said"]
+            for profile, counts in engine["by_profile"].items():
+                copies = len((engine["cache_copies"] or {}).get(profile, []))
+                layers, plugin = counts["layers"], len(counts["plugin_layers"])
+                yield name, component, profile, layers, plugin, copies, seconds, _parity(one, f"{component} {profile}")
         if "engines" not in one:
-            yield name, "", "", "", "", "", one["build"]["said"]
+            yield name, "", "", "", "", "", "", one["build"]["said"]
+
+
+def _parity(variant: dict[str, Any], run: str) -> str:
+    """What `check` said of an engine; of one that only another Python can run, how far ONNX Runtime is from it."""
+    if "runs" not in variant:
+        return str(variant["check"]["said"])
+    one = variant["runs"].get(run, {})
+    return f"{one['difference']:.2g} of ONNX Runtime's" if "difference" in one else str(one.get("failed", "not run"))
 
 
 def _latencies(variants: dict[str, Any]) -> Iterable[Sequence[object]]:

@@ -1,6 +1,7 @@
 """Everything about memvp-export that only a GPU can show, in parts of at most eight minutes that can be resumed.
 
     python benchmarks/gpu/run_all.py [--results build/gpu] [--part NAME ...] [--budget SECONDS]
+    python benchmarks/gpu/run_all.py --tensorrt-8 PROGRAM ...       (a Python 3.8 to 3.10 that imports TensorRT 8)
     python benchmarks/gpu/run_all.py --results FOLDER --dry-run     (on any machine, at sizes that mean nothing)
 
 Needs the repository, PyTorch, and what memvp-export needs; nothing has to be installed from it, and nothing is fetched.
@@ -24,6 +25,7 @@ import engine_parts
 import kernel_parts
 import paper_latency
 import result_tables
+import tensorrt8_parts
 from parts import Part, Place
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +40,7 @@ def environment(place: Place) -> dict[str, object]:
 
 
 PARTS = [Part("environment", 90, environment), *kernel_parts.PARTS, paper_latency.PART, *engine_parts.PARTS]
+PARTS += tensorrt8_parts.PARTS
 
 
 def run_part(part: Part, place: Place, arguments: list[str], seconds: float) -> str:
@@ -86,6 +89,9 @@ def main() -> int:
     parser.add_argument("--part", action="append", choices=[part.name for part in PARTS], metavar="NAME")
     parser.add_argument("--layers", type=int, default=4, help="of the LLaMA-7B-shaped model")
     parser.add_argument("--budget", type=float, default=BUDGET, help="seconds in all")
+    parser.add_argument(
+        "--tensorrt-8", type=Path, metavar="PROGRAM", help="runs a Python with TensorRT 8; a script may set its paths"
+    )
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--list", action="store_true", help="name the parts and their limits")
     parser.add_argument("--run", choices=[part.name for part in PARTS], help=argparse.SUPPRESS)
@@ -94,13 +100,15 @@ def main() -> int:
         print("\n".join(f"{part.name:32}{part.seconds:5d} s" for part in PARTS))
         return 0
     asked.results.mkdir(parents=True, exist_ok=True)
-    place = Place(ROOT, asked.results.resolve(), asked.layers, asked.dry_run)
+    python8 = asked.tensorrt_8.absolute() if asked.tensorrt_8 else None
+    place = Place(ROOT, asked.results.resolve(), asked.layers, asked.dry_run, python8)
     if asked.run:
         make_importable()
         run_here(next(part for part in PARTS if part.name == asked.run), place)
         return 0
     arguments = ["--results", str(place.results), "--layers", str(asked.layers)]
     arguments += ["--dry-run"] if asked.dry_run else []
+    arguments += ["--tensorrt-8", str(python8)] if python8 else []
     end, failed = time.monotonic() + asked.budget, False
     for part in PARTS:
         left = end - time.monotonic()

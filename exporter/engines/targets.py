@@ -20,12 +20,17 @@ PUBLISHED_OPERATORS = frozenset(
     }
 )
 
+# The parsers of TensorRT 8.5 and 8.6 have importers for these of them, and for what stands in place of the others
+# (`graphs/lowering/opset17.py`).
+OPSET17_OPERATORS = PUBLISHED_OPERATORS - {"CastLike", "Constant", "Gelu", "Split"} | {"Div", "Erf"}
+
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of TensorRT. opset is the highest that a graph may have for any version of it; options are what can be
-    asked of its builder, and refused says why another one cannot; plugin tells whether it can load the project's
-    plugin.
+    """A kind of TensorRT. opset is the highest that a published graph may have for any version of it; options are what
+    can be asked of its builder, and refused says why another one cannot; plugin tells whether it can load the project's
+    plugin. opset17: its parser knows no newer opset, and graphs are lowered to that one. weakly_typed: it takes a
+    graph's types for hints, so that layers are pinned to them.
     """
 
     name: str
@@ -35,6 +40,8 @@ class Target:
     options: tuple[str, ...]
     refused: dict[str, str]
     plugin: bool
+    opset17: bool = False
+    weakly_typed: bool = False
 
     @property
     def module(self) -> str:
@@ -70,6 +77,18 @@ TARGETS = {
             options=("workspace", "builder_effort", "embed_plugin"),
             refused={"timing_cache": "its builder would ask for a GPU; kernels are chosen when the engine first runs"},
             plugin=True,
+        ),
+        # What 8.5 and 8.6 both have.
+        Target(
+            name="tensorrt-8",
+            opset=_OPSET,
+            precisions=("fp32", "fp16"),
+            cache_kinds=("delta", "concat"),
+            options=("workspace", "timing_cache"),
+            refused=dict.fromkeys(("builder_effort", "embed_plugin"), "TensorRT 8.5 has none"),
+            plugin=True,
+            opset17=True,
+            weakly_typed=True,
         ),
     )
 }

@@ -202,18 +202,31 @@ public:
 
 Creator gCreator;
 
-#if NV_TENSORRT_MINOR < 6
-
-// TensorRT 8.5 has no way to load a plugin library: opening it must register the operator. Weak, so that the library
-// can be opened where TensorRT is not.
+// Weak, so that the library can be opened where TensorRT is not.
 #pragma weak getPluginRegistry
 
-bool const gRegistered = getPluginRegistry && getPluginRegistry()->registerCreator(gCreator, kNAMESPACE);
+bool registerOnce() noexcept
+{
+    static bool registered = false;
+    registered = registered || (getPluginRegistry && getPluginRegistry()->registerCreator(gCreator, kNAMESPACE));
+    return registered;
+}
+
+#if NV_TENSORRT_MINOR < 6
+
+// TensorRT 8.5 has no way to load a plugin library: opening it must register the operator.
+bool const gRegistered = registerOnce();
 
 #endif
 
 } // namespace
 } // namespace memvp
+
+// For Python, where TensorRT 8.6 has no way to load a library either; false where TensorRT is not, or has one already.
+MEMVP_EXPORT bool memvp_plugin_register()
+{
+    return memvp::registerOnce();
+}
 
 #if NV_TENSORRT_MINOR >= 6
 // Called by TensorRT when it loads the library.

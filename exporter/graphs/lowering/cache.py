@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import onnx
 
+from ...dims import Dim, without_term
 from ...errors import InputError
-from ...inspection.values import Dim, dims_of
+from ...inspection.values import dims_of
 from ...kv_cache import KVCache
 from .additions import Additions
 from .edit import drop_unread, producers, read_instead, rename
@@ -64,15 +65,10 @@ def past_dim(component: Mapping[str, Any]) -> str:
     return str(dims[component["cache"]["axis"]])
 
 
-def _without(dim: Dim, term: str) -> Dim:
-    """A dimension such as "past_sequence + sequence" without one of its terms."""
-    return " + ".join(t for t in dim.split(" + ") if t != term) if isinstance(dim, str) else dim
-
-
 def _remove_term(value: onnx.ValueInfoProto, term: str) -> None:
     for dim in value.type.tensor_type.shape.dim:
         if dim.dim_param:
-            dim.dim_param = str(_without(dim.dim_param, term))
+            dim.dim_param = str(without_term(dim.dim_param, term))
 
 
 def _take_sizes_elsewhere(graph: onnx.GraphProto, component: Mapping[str, Any], gone: set[str]) -> None:

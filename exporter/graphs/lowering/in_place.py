@@ -1,4 +1,4 @@
-"""A cache of static capacity that the engine writes in place (design section 5): no input is new.
+"""A cache of static capacity that the engine writes in place: no input is new.
 
 The mask [B,P+T] says how long the past is. New columns go to the slots P to P+T-1; attention runs over all slots, and
 those behind are masked, as each row sees none after its own.
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from ...dims import terms, without_term
 from ...errors import InputError
 from ...inspection.values import dims_of
 from .additions import Additions
@@ -75,8 +76,8 @@ def _ports_of_lengths(graph: onnx.GraphProto, component: Mapping[str, Any], past
     counted = past_dim(component)
     dims = {value.name: dims_of(value) for value in graph.input if value.name not in past}
     for mask, (_, *others) in dims.items():
-        if len(others) == 1 and counted in str(others[0]).split(" + "):
-            rest = " + ".join(term for term in str(others[0]).split(" + ") if term != counted)
+        if len(others) == 1 and counted in terms(others[0]):
+            rest = without_term(others[0], counted)
             for ids, shape in dims.items():
                 if shape[1:] == [rest]:
                     return mask, ids

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -158,9 +159,32 @@ def test_the_adapter_compiles_without_warnings(version: str, tmp_path: Path) -> 
 
 def test_only_the_interface_is_exported(library: Path) -> None:
     listed = subprocess.run(["nm", "-D", "--defined-only", library], capture_output=True, text=True, check=True)
-    own = EXPORTS | {"setLoggerFinder"}
-    loads = "getPluginCreators" if library_info(library).headers_version.startswith("8.") else "getCreators"
-    assert {line.split()[-1] for line in listed.stdout.splitlines()} == own | {loads}
+    old = library_info(library).headers_version.startswith("8.")
+    loads = {"getPluginCreators", "memvp_plugin_register"} if old else {"getCreators"}
+    assert {line.split()[-1] for line in listed.stdout.splitlines()} == EXPORTS | {"setLoggerFinder"} | loads
+
+
+@pytest.mark.parametrize("library", ["8.6.1"], indirect=True)
+def test_in_python_a_library_of_tensorrt_8_registers_itself(library: Path, tmp_path: Path) -> None:
+    """As its Python package does, the script opens TensorRT's library for itself alone."""
+    headers, nvcc = tools("8.6.1")
+    words = ["-shared", "-Xcompiler", "-fPIC,-Wno-deprecated-declarations", "-isystem", headers.folder]
+    named = ["-Xlinker", "-soname,libnvinfer.so.8", "-o", tmp_path / "libnvinfer.so.8"]
+    subprocess.run([nvcc.path, *words, HERE / "fake_registry.cpp", *named], check=True)
+    code = (
+        "import ctypes, sys\n"
+        "from pathlib import Path\n"
+        "from memvp_export.exporter.engines.tensorrt_module import _open_plugin\n"
+        "held = ctypes.CDLL(sys.argv[1])\n"
+        "held.creator.restype = ctypes.c_char_p\n"
+        "print(held.creator())\n"
+        "_open_plugin(Path(sys.argv[2]))\n"
+        "_open_plugin(Path(sys.argv[2]))\n"
+        "print(held.creator(), held.count())"
+    )
+    command = [sys.executable, "-c", code, tmp_path / "libnvinfer.so.8", library]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["None", "b'VisualMemoryFFN'", "1"]
 
 
 def test_the_library_needs_neither_tensorrt_nor_cuda_to_be_opened(library: Path) -> None:
