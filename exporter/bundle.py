@@ -9,19 +9,23 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from .disk import lack_of_room
 from .errors import EnvironmentLack, InputError
 from .forms import fault
-from .partial import LOCK, lock, partial_folder, put_in_place, remove_leftovers
+from .partial import LOCK, held_name, is_held, lock, partial_folder, put_in_place, remove_leftovers
+from .precisions import PLAIN
 
 FORMAT = "memvp-export bundle"
 SCHEMA = 1
 MANIFEST = "manifest.json"
+# Folders of files that a command makes from the others: a bundle that has lost some is still one.
+_MADE_BY = {"engines": "trt", "calibration": "calibrate", "reports": "calibrate"}
 _CHUNK = 8 << 20
 
 
@@ -45,32 +49,51 @@ class Bundle:
     @classmethod
     def open(cls, root: Path | str, verify: bool = False) -> "Bundle":
         """Open a bundle folder. Raises InputError that says whether it is no bundle, cut short, edited, newer than
-        this tool, or points outside its folder. With verify, all digests are checked too."""
+        this tool, or points outside its folder. Files that can be made again may be missing. With verify, all digests
+        are checked too."""
         root = Path(root)
         bundle = cls(root, _read_manifest(root))
         for name, entry in bundle.manifest["files"].items():
             path = _inside(root, name)
             if not path.is_file():
+                if maker(name):
+                    continue
                 raise InputError(f"{root} is cut short: {name} is missing. Export or copy the bundle again.")
             size = path.stat().st_size
             if size != entry["size"]:
                 state = "cut short" if size < entry["size"] else "edited"
-                raise InputError(f"{root} is {state}: {name} has {size:,} bytes, its manifest says {entry['size']:,}.")
+                fix = f" Delete that file, and make it again with `{maker(name)}`." if maker(name) else ""
+                raise InputError(
+                    f"{root} is {state}: {name} has {size:,} bytes, its manifest says {entry['size']:,}.{fix}"
+                )
         if verify:
             bundle.verify()
         return bundle
 
-    def verify(self, advance: Callable[[int], None] = lambda size: None) -> None:
-        """Compare the SHA-256 of every file with the manifest; raises InputError at the first difference."""
+    def verify(self, advance: Callable[[int], None] = lambda size: None, names: Collection[str] | None = None) -> None:
+        """Compare the SHA-256 of every file that is not `missing`, or of those in `names`, with the manifest; raises
+        InputError at the first difference."""
+        missing = self.missing
         for name, entry in self.manifest["files"].items():
-            if sha256_file(self.path(name), advance) != entry["sha256"]:
+            if names is not None and name not in names:
+                continue
+            if name not in missing and sha256_file(self.path(name), advance) != entry["sha256"]:
                 raise InputError(f"{self.root} is edited: the bytes of {name} are not those of its manifest.")
 
     def path(self, name: str) -> Path:
-        """A file of the bundle; InputError where its manifest does not list `name`, or it would lie outside."""
+        """A file of the bundle; InputError where its manifest does not list `name`, it would lie outside, or it is
+        missing."""
         if name not in self.manifest["files"]:
             raise InputError(f"{self.root} is edited: {MANIFEST} uses {name!r}, which is not in its list of files.")
-        return _inside(self.root, name)
+        path = _inside(self.root, name)
+        if maker(name) and not path.is_file():
+            raise InputError(f"{self.root} is cut short: {name} is missing. Make it again with `{maker(name)}`.")
+        return path
+
+    @property
+    def missing(self) -> list[str]:
+        """Files of the manifest that are not there now, all of which can be made again."""
+        return [name for name in self.manifest["files"] if maker(name) and not _inside(self.root, name).is_file()]
 
     def graph(self, component: str, precision: str | None = None) -> Path:
         """The ONNX file of a component, in the bundle's own precision unless another is named."""
@@ -80,7 +103,8 @@ class Bundle:
         graphs = components[component]["graphs"]
         precision = precision or self.manifest["precision"]
         if precision not in graphs:
-            raise InputError(f"{self.root} has no {precision} graph of {component}; it has {', '.join(graphs)}")
+            hint = "" if precision in PLAIN else f" Make it with `memvp-export calibrate {self.root}`."
+            raise InputError(f"{self.root} has no {precision} graph of {component}; it has {', '.join(graphs)}.{hint}")
         return self.path(graphs[precision]["file"])
 
     def keep_fp32(self, component: str, precision: str) -> tuple[str, ...]:
@@ -98,6 +122,12 @@ class Bundle:
     def size(self) -> int:
         """Bytes of all files."""
         return sum(entry["size"] for entry in self.manifest["files"].values())
+
+
+def maker(name: str) -> str | None:
+    """The command that makes a file of a bundle from the others; None for what only an export makes."""
+    command = _MADE_BY.get(name.split("/", 1)[0])
+    return command and f"memvp-export {command}"
 
 
 def _read_manifest(root: Path) -> dict[str, Any]:
@@ -188,9 +218,14 @@ def _digest(manifest: Mapping[str, Any]) -> str:
 def _inside(root: Path, name: str) -> Path:
     pure = PurePosixPath(name)
     path = root / pure
-    outside = pure.is_absolute() or ".." in pure.parts or "\0" in name
-    if outside or not path.resolve().is_relative_to(root.resolve()):
+    if pure.is_absolute() or ".." in pure.parts or "\0" in name:
         raise InputError(f"{root} is refused: its manifest names {name!r}, a path outside the bundle.")
+    real = path.resolve()
+    if not real.is_relative_to(root.resolve()):
+        raise InputError(
+            f"{root} is refused: {name} is, or lies behind, a link that leaves the bundle, to {real}. Put the file "
+            "itself in its place."
+        )
     return path
 
 
@@ -212,24 +247,37 @@ class BundleWriter:
         path = self.path(name)
         self.files[name] = {"size": path.stat().st_size, "sha256": sha256 or sha256_file(path)}
 
+    def forget(self, names: Collection[str], content: Mapping[str, Any]) -> None:
+        """Before these files get other bytes, write manifest.json without those of them that are recorded: a manifest
+        must never list a file that has other bytes. `content` has to speak of none of them any more."""
+        if held := self.files.keys() & {*names}:
+            self.files = {name: entry for name, entry in self.files.items() if name not in held}
+            self.write_manifest(content)
+
     def write_manifest(self, content: Mapping[str, Any]) -> None:
         """Write manifest.json for `content` and the recorded files; the last act, and atomic."""
         manifest = {"format": FORMAT, "schema": SCHEMA, **content, "files": dict(sorted(self.files.items()))}
         manifest["digest"] = _digest(manifest)
         temporary = self.root / f".{MANIFEST}.partial"
-        with temporary.open("w") as file:
-            json.dump(manifest, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.root / MANIFEST)
+        try:
+            with temporary.open("w") as file:
+                json.dump(manifest, file, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.root / MANIFEST)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
 
 
 @contextmanager
 def new_bundle(output: Path, overwrite: bool = False) -> Iterator[BundleWriter]:
     """Make a bundle at `output`: on success it appears there at once and whole, else nothing does.
 
-    Raises InputError where `output` exists (unless overwrite, for a bundle) at the start or the end, EnvironmentLack
-    where the folder cannot be written. Leftovers of runs that were killed are removed.
+    Raises InputError where `output` exists (unless overwrite, for a bundle) at the start or the end, or is being made
+    by another process; EnvironmentLack where the folder cannot be written. Leftovers of runs that were killed are
+    removed.
     """
     target = output.resolve()
     remove_leftovers(target)
@@ -237,6 +285,8 @@ def new_bundle(output: Path, overwrite: bool = False) -> Iterator[BundleWriter]:
     with ExitStack() as stack:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
+            if not stack.enter_context(held_name(target)):
+                raise _being_made(output)
             folder = stack.enter_context(partial_folder(target))
         except OSError as error:
             raise EnvironmentLack(f"{target.parent} cannot be written: {error.strerror}.") from error
@@ -246,11 +296,9 @@ def new_bundle(output: Path, overwrite: bool = False) -> Iterator[BundleWriter]:
                 raise AssertionError("a bundle was closed without a manifest")
             _publish(folder, output, target, overwrite)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise EnvironmentLack(
-                f"the disk of {target.parent} is full. Make room, or choose another place."
-            ) from error
+            if lack := lack_of_room(error, target):
+                raise lack from error
+            raise
 
 
 def _publish(folder: Path, output: Path, target: Path, overwrite: bool) -> None:
@@ -266,6 +314,22 @@ def _publish(folder: Path, output: Path, target: Path, overwrite: bool) -> None:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
             raise InputError(f"{taken} Choose another name.") from error
         raise
+
+
+def check_place(output: Path, overwrite: bool = False) -> None:
+    """Raise what `new_bundle` would raise at its start, before any work and without writing anything."""
+    check_free(output, overwrite)
+    target = output.resolve()
+    if is_held(target):
+        raise _being_made(output)
+    folder = next(parent for parent in target.parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        why = "no permission" if folder.is_dir() else f"{folder} is a file"
+        raise EnvironmentLack(f"{target.parent} cannot be written: {why}.")
+
+
+def _being_made(output: Path) -> InputError:
+    return InputError(f"{output} is being made by another process. Choose another name, or wait for its end.")
 
 
 def check_free(output: Path, overwrite: bool = False) -> None:

@@ -1,7 +1,8 @@
 """Work in progress beside its target: `.<name>.partial-*`, locked by its process, removed by the next run after a kill.
 
-A partial file is locked itself, a partial folder through a file in it. Whoever locks a leftover may remove it, so a
-lock counts only where the path still leads to the locked file.
+A partial file is locked itself, a partial folder through a file in it, a name that only one process may work for
+through a file beside it. Whoever locks a leftover may remove it, so a lock counts only where the path still leads to
+the locked file.
 """
 
 import glob
@@ -15,6 +16,7 @@ from typing import BinaryIO
 
 LOCK = ".lock"
 _REPLACED = "-old"
+_HELD = "name"
 
 
 def lock(path: Path, create: bool = True) -> BinaryIO | None:
@@ -91,6 +93,32 @@ def partial_folder(target: Path) -> Iterator[Path]:
         file.close()
 
 
+@contextmanager
+def held_name(target: Path) -> Iterator[bool]:
+    """Keep the name `target` from other processes that ask for it so; yields False where one of them has it. Raises
+    OSError."""
+    path = _partial(target, _HELD)
+    file = lock(path)
+    try:
+        yield file is not None
+    finally:
+        if file:
+            with suppress(OSError):
+                path.unlink()
+            file.close()
+
+
+def is_held(target: Path) -> bool:
+    """Whether a living process is in `held_name` of `target`."""
+    try:
+        file = lock(_partial(target, _HELD), create=False)
+    except OSError:
+        return False
+    if file:
+        file.close()
+    return file is None
+
+
 def put_in_place(folder: Path, target: Path, replace: bool) -> None:
     """Rename a finished partial folder to `target`. Raises OSError where something is there (an empty folder apart).
 
@@ -153,4 +181,8 @@ def _remove_folder(folder: Path, target: Path) -> None:
 
 
 def _new_name(target: Path) -> Path:
-    return target.with_name(f".{target.name}.partial-{secrets.token_hex(4)}")
+    return _partial(target, secrets.token_hex(4))
+
+
+def _partial(target: Path, end: str) -> Path:
+    return target.with_name(f".{target.name}.partial-{end}")

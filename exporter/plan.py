@@ -1,18 +1,20 @@
 """What an export will write, known before anything is traced."""
 
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .checkpoints.source import Source
-from .errors import EnvironmentLack
+from .disk import free_bytes, require_free
+from .errors import InputError
 from .graphs.trace import check_opset, default_opset
 from .keep_fp32 import is_kept, patterns_of
 from .models.family import Model, load
 from .parity.golden import golden_bytes
+from .parity.samples import chosen_requests, images_needed
+from .precisions import ITEM_SIZE
 
 # Beside weights and golden samples: graphs, pictures, tokenizer and reports.
 HEADROOM = 64 << 20
@@ -67,19 +69,26 @@ def plan_export(
     opset: int | None = None,
     golden: bool = True,
     keep_fp32: Sequence[str] = (),
+    samples: Path | None = None,
 ) -> Plan:
-    """Read the headers of the source's files and settle what was left open; golden: with golden samples. Raises
-    InputError for bad files, an opset that cannot hold the precision, or modules to keep in float32 that do not exist.
+    """Read the headers of the source's files and settle what was left open; golden: with golden samples, of the JSONL
+    file `samples` where there is one. Raises InputError for bad files or samples, an opset that cannot hold the
+    precision, or modules to keep in float32 that do not exist.
     """
+    if samples is not None and not golden:
+        raise InputError(f"{samples} would make golden samples, which are to be left out: give one or the other.")
     model = load(source)
+    if samples is not None:
+        # Before the long work: what is wrong with the samples is wrong from the start.
+        chosen_requests(samples, images_needed(model.components))
     precision = precision or model.precision
     opset = opset or default_opset(precision)
     check_opset(opset, precision)
     kept = patterns_of({part.name: part.weights for part in model.components}, keep_fp32, precision)
-    narrow = 4 if precision == "fp32" else 2
+    narrow, wide = ITEM_SIZE[precision], ITEM_SIZE["fp32"]
     sizes = {
         part.name: sum(
-            math.prod(weight.shape) * (4 if weight.float32 or is_kept(name, kept[part.name]) else narrow)
+            math.prod(weight.shape) * (wide if weight.float32 or is_kept(name, kept[part.name]) else narrow)
             for name, weight in part.weights.items()
         )
         for part in model.components
@@ -89,14 +98,4 @@ def plan_export(
 
 def require_room(size: int, path: Path) -> None:
     """Raise EnvironmentLack where the disk of `path` has not `size` bytes and some headroom."""
-    free = free_bytes(path)
-    if size + HEADROOM > free:
-        raise EnvironmentLack(f"the disk is too small: {path} needs {size + HEADROOM:,} bytes, {free:,} are free.")
-
-
-def free_bytes(path: Path) -> int:
-    """Bytes free on the disk where `path` is or will be."""
-    folder = path.absolute()
-    while not folder.is_dir():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
+    require_free(path, size + HEADROOM)

@@ -1,27 +1,25 @@
 """bundle -> TensorRT engines: the whole of `memvp-export trt`."""
 
-import errno
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..bundle import Bundle, BundleWriter, change, graph_entry
-from ..errors import EnvironmentLack, InputError, MissingPackage
+from ..disk import free_bytes, nearest, require_free, work_folder
+from ..errors import InputError, MissingPackage
 from ..graphs.lowering.native import merged_bytes
 from ..inspection.values import load_graph
-from ..partial import partial_folder, remove_leftovers
+from ..precisions import ITEM_SIZE
 from ..progress import Progress
-from .carried import read_carried, write_carried
+from .carried import check_empty, read_carried, write_carried
 from .child import build_in_child
 from .entering import Built, enter, judge
-from .recipes import write_recipe
+from .recipes import graph_digests, write_recipe
 from .request import Request, Settled, settle
 
-# Half precision has half the bytes; what a graph keeps in float32 is small.
-_ITEM_SIZE = {"fp32": 4, "fp16": 2, "bf16": 2}
+FOLDER = "engines"
 # Beside engines of the size of their weights, and new weights: lowered graphs and records.
 _HEADROOM = 256 << 20
 
@@ -31,15 +29,16 @@ def build_engines(
 ) -> list[dict[str, Any]]:
     """Build the engines of a bundle and enter them into it; returns their entries in the manifest.
 
-    A precision that the bundle has no graphs of is made first, which needs PyTorch. All engines are entered or none.
-    Raises InputError, EnvironmentLack where TensorRT, memory or disk are missing, VerdictError where an engine is not
-    what was asked for.
+    The graphs' digests are compared first. A precision that the bundle has no graphs of is then made, which needs
+    PyTorch. All engines are entered or none. Raises InputError, EnvironmentLack where TensorRT, memory or disk are
+    missing, VerdictError where an engine is not what was asked for.
     """
     bundle, progress = _opened(bundle), progress or Progress()
-    settled = _local(settle(bundle, request or Request()))
+    settled = _settled(bundle, request, None)
     _require_room(bundle, settled, bundle.root)
+    _verify_graphs(bundle, settled, progress)
     bundle = _with_graphs(bundle, settled, progress)
-    with _work_folder(bundle.root) as folder:
+    with work_folder(bundle.root / FOLDER) as folder:
         built = []
         for name in settled.lowerings:
             recipe = write_recipe(bundle, name, settled, folder, progress)
@@ -55,12 +54,12 @@ def lower_engines(
     bundle: Bundle | Path | str, folder: Path, request: Request | None = None, progress: Progress | None = None
 ) -> list[Path]:
     """Write all that another machine needs to build the engines into a new `folder`: lowered graphs with their weights,
-    recipes, the builder and build.sh. Returns the recipes. Raises InputError where the folder is not empty."""
+    recipes, the builder and build.sh. Returns the recipes. Raises InputError where the folder is not empty or the
+    bundle's graphs are damaged."""
     bundle, progress = _opened(bundle), progress or Progress()
-    settled = settle(bundle, request or Request(), elsewhere=True)
-    if cache := settled.request.timing_cache:
-        settled = replace(settled, request=replace(settled.request, timing_cache=Path(cache.name)))
+    settled = _settled(bundle, request, folder)
     _require_room(bundle, settled, folder.absolute().parent)
+    _verify_graphs(bundle, settled, progress)
     bundle = _with_graphs(bundle, settled, progress)
     return write_carried(bundle, settled, folder, progress)
 
@@ -76,17 +75,28 @@ def adopt_engines(bundle: Bundle | Path | str, folder: Path, progress: Progress 
     for recipe in recipes:
         with progress.stage(f"read back {recipe.name.split('.')[0]}"):
             built.append(judge(bundle, recipe))
-    _require_free(bundle.root, sum(path.stat().st_size for one in built for path in (one.engine, one.record_path)))
-    with _work_folder(bundle.root) as work, progress.stage("copy the engines"):
+    _require_own_files(built, folder)
+    require_free(bundle.root, sum(path.stat().st_size for one in built for path in (one.engine, one.record_path)))
+    with work_folder(bundle.root / FOLDER) as work, progress.stage("copy the engines"):
         return enter(bundle.root, [_copied(one, work) for one in built])
 
 
+def _require_own_files(built: Sequence[Built], folder: Path) -> None:
+    """Raise InputError where recipes share an engine or a record, as a copy of a recipe does."""
+    names = [path.name for one in built for path in (one.engine, one.record_path)]
+    if shared := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"{folder} has more than one recipe of {', '.join(shared)}: remove the copies.")
+
+
 def plan_engines(
-    bundle: Bundle | Path | str, request: Request | None = None, elsewhere: bool = False
+    bundle: Bundle | Path | str, request: Request | None = None, folder: Path | None = None
 ) -> dict[str, Any]:
-    """What `build_engines` (elsewhere: `lower_engines`) would do, as JSON data for a dry run; nothing is written."""
+    """What `build_engines` (with a folder: `lower_engines`) would do, as JSON data for a dry run; nothing is written,
+    and digests are not compared. Raises what those raise for a request that cannot be met."""
     bundle = _opened(bundle)
-    settled = settle(bundle, request or Request(), elsewhere)
+    settled = _settled(bundle, request, folder)
+    place = folder.absolute().parent if folder else bundle.root
+    _require_room(bundle, settled, place)
     components = [
         {
             "name": name,
@@ -103,8 +113,9 @@ def plan_engines(
         "precision": settled.precision,
         "cache": None if settled.request.single_pass else settled.request.cache,
         "components": components,
+        "notes": settled.notes,
         "bytes": sum(_weight_bytes(bundle, name, settled.precision) for name in settled.lowerings),
-        "disk_free": shutil.disk_usage(bundle.root).free,
+        "disk_free": free_bytes(place),
     }
 
 
@@ -112,14 +123,36 @@ def _opened(bundle: Bundle | Path | str) -> Bundle:
     return bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
 
 
-def _local(settled: Settled) -> Settled:
-    """The same with a timing cache that does not depend on the current folder."""
+def _settled(bundle: Bundle, request: Request | None, folder: Path | None) -> Settled:
+    """The request settled, for engines that are built here, or elsewhere from a `folder`. The timing cache then lies
+    beside the recipes, else where it does not depend on the current folder."""
+    settled = settle(bundle, request or Request(), elsewhere=folder is not None)
+    if folder is not None:
+        check_empty(folder)
     cache = settled.request.timing_cache
     if cache is None:
         return settled
+    if cache.is_dir():
+        raise InputError(f"{cache} is a folder: give the timing cache's file, which need not be there yet.")
+    if folder is not None:
+        return replace(settled, request=replace(settled.request, timing_cache=Path(cache.name)))
     if not cache.absolute().parent.is_dir():
         raise InputError(f"{cache.parent} does not exist: the timing cache cannot be kept there.")
     return replace(settled, request=replace(settled.request, timing_cache=cache.absolute()))
+
+
+def _verify_graphs(bundle: Bundle, settled: Settled, progress: Progress) -> None:
+    """Compare the digests of the graphs that are lowered, or traced again, and of their weights: an engine keeps
+    whatever is in them. Reads them once; the build then finds much of them in memory."""
+    for note in settled.notes:
+        progress.note(note)
+    names: dict[str, str] = {}
+    for name in settled.lowerings:
+        held = bundle.manifest["precision"] if name in settled.untraced else settled.precision
+        names |= graph_digests(bundle, name, held)
+    size = sum(bundle.manifest["files"][name]["size"] for name in names)
+    with progress.stage("compare digests of the graphs", size) as advance:
+        bundle.verify(advance, names)
 
 
 def _weight_bytes(bundle: Bundle, name: str, precision: str) -> int:
@@ -129,7 +162,8 @@ def _weight_bytes(bundle: Bundle, name: str, precision: str) -> int:
     data = bundle.manifest["files"].get(f"{graphs[held]['file']}.data")
     if data is None or held == precision:
         return data["size"] if data else 0
-    return int(data["size"] * _ITEM_SIZE[precision] // _ITEM_SIZE[held])
+    # What a half graph keeps in float32 is small.
+    return int(data["size"] * ITEM_SIZE[precision] // ITEM_SIZE[held])
 
 
 def _require_room(bundle: Bundle, settled: Settled, folder: Path) -> None:
@@ -140,13 +174,12 @@ def _require_room(bundle: Bundle, settled: Settled, folder: Path) -> None:
         _weight_bytes(bundle, name, settled.precision) + _lowered_bytes(bundle, name, settled)
         for name in settled.lowerings
     )
-    while not folder.is_dir():
-        folder = folder.parent
+    folder = nearest(folder)
     if folder.stat().st_dev == bundle.root.stat().st_dev:
-        _require_free(folder, traced + made + _HEADROOM)
+        require_free(folder, traced + made + _HEADROOM)
     else:
-        _require_free(bundle.root, traced)
-        _require_free(folder, made + _HEADROOM)
+        require_free(bundle.root, traced)
+        require_free(folder, made + _HEADROOM)
 
 
 def _lowered_bytes(bundle: Bundle, name: str, settled: Settled) -> int:
@@ -156,14 +189,7 @@ def _lowered_bytes(bundle: Bundle, name: str, settled: Settled) -> int:
     graphs = bundle.manifest["components"][name]["graphs"]
     held = settled.precision if settled.precision in graphs else next(iter(graphs))
     size = merged_bytes(load_graph(bundle.graph(name, held)))
-    return size if held == settled.precision else size * _ITEM_SIZE[settled.precision] // _ITEM_SIZE[held]
-
-
-def _require_free(folder: Path, need: int) -> None:
-    """Raise EnvironmentLack where the disk of a folder has less than `need` bytes free."""
-    free = shutil.disk_usage(folder).free
-    if need > free:
-        raise EnvironmentLack(f"the disk is too small: {folder} needs {need:,} bytes, {free:,} are free.")
+    return size if held == settled.precision else size * ITEM_SIZE[settled.precision] // ITEM_SIZE[held]
 
 
 def _with_graphs(bundle: Bundle, settled: Settled, progress: Progress) -> Bundle:
@@ -177,7 +203,7 @@ def _with_graphs(bundle: Bundle, settled: Settled, progress: Progress) -> Bundle
         progress.note(f"{bundle.root} has no such {settled.precision} graphs: making them needs PyTorch.")
         raise MissingPackage(error.name or "torch", "export") from error
     precision, traced = settled.precision, {}
-    with _work_folder(bundle.root) as folder:
+    with work_folder(bundle.root / FOLDER) as folder:
         made = BundleWriter(folder)
         for name in settled.untraced:
             keep = settled.keep_fp32[name]
@@ -185,10 +211,9 @@ def _with_graphs(bundle: Bundle, settled: Settled, progress: Progress) -> Bundle
             traced[name] = graph_entry(str(path.relative_to(folder)), default_opset(precision), keep)
         with change(bundle.root, wait=True) as (writer, manifest):
             graphs = {name: manifest["components"][name]["graphs"] for name in traced}
-            if any(graphs[name].pop(precision, None) for name in traced):
-                # First without the old ones: a manifest must never list a file that has other bytes.
-                writer.files = {name: entry for name, entry in writer.files.items() if name not in made.files}
-                writer.write_manifest(manifest)
+            for name in traced:
+                graphs[name].pop(precision, None)
+            writer.forget(made.files, manifest)
             for file in made.files:
                 (folder / file).replace(writer.path(file))
             for name, entry in traced.items():
@@ -196,22 +221,6 @@ def _with_graphs(bundle: Bundle, settled: Settled, progress: Progress) -> Bundle
             writer.files |= made.files
             writer.write_manifest(manifest)
     return Bundle.open(bundle.root)
-
-
-@contextmanager
-def _work_folder(root: Path) -> Iterator[Path]:
-    """A folder on the bundle's disk that is gone at the end; leftovers of killed runs are removed."""
-    target = root.resolve() / "engines"
-    remove_leftovers(target)
-    try:
-        with partial_folder(target) as folder:
-            yield folder
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise EnvironmentLack(f"the disk of {root} is full. Make room and build again.") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise EnvironmentLack(f"{root} cannot be written: {error.strerror}.") from error
-        raise
 
 
 def _copied(built: Built, folder: Path) -> Built:

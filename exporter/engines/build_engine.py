@@ -32,12 +32,13 @@ from .engine_run import run
 from .host_code import holds_only
 from .progress_monitor import progress_monitor
 from .tensorrt_module import MODULES, flavor, import_tensorrt, load_engine, load_plugin, logger, with_reason
+from .weak_typing import configure_weakly_typed, pin_layers
 
 SCHEMA = 1
 # Every file of this package that building needs.
 PARTS = (
     *("build_engine.py", "build_failure.py", "cuda_runtime.py", "engine_contents.py", "engine_error.py"),
-    *("engine_run.py", "host_code.py", "npy.py", "progress_monitor.py", "tensorrt_module.py"),
+    *("engine_run.py", "host_code.py", "npy.py", "progress_monitor.py", "tensorrt_module.py", "weak_typing.py"),
 )
 
 
@@ -47,13 +48,14 @@ def build(recipe_path: str | Path, plugin: str | None = None, tell: Any = lambda
     plugin takes the place of the recipe's library; tell is called with stage and percent. The record is JSON data:
     schema, engine (file, size, sha256), recipe_sha256, tensorrt, module, flavor, gpu, platform, plugin, seconds,
     peak_mib, read_from ("inspector", or "log" without a GPU), inputs and outputs (name, dtype, dims), profiles,
-    activation (bytes, with a GPU alone), plugin_layers, network_plugin_layers, and layers: name, type, inputs,
+    activation (bytes, with a GPU alone), plugin_layers, network_plugin_layers, pinned (nodes by type, of a weakly typed
+    network alone), and layers: name, type, inputs,
     constants and outputs (name, dtype, dims), onnx (the nodes in it), matrix (whether a matrix product or convolution
     is among those), plugin. Both files appear whole or not at all. Raises EngineError.
     """
     recipe, digest = read_recipe(recipe_path)
     folder = Path(recipe_path).resolve().parent
-    trt = import_tensorrt(MODULES[recipe["target"]][0])
+    trt = import_tensorrt(MODULES[recipe["target"]][0], recipe["target"])
     in_place = _cache_update(trt, recipe)
     log = logger(trt)
     del log.errors[:]
@@ -84,6 +86,7 @@ def build(recipe_path: str | Path, plugin: str | None = None, tell: Any = lambda
         **contents,
         "plugin_layers": _count_once(layer for layer in contents["layers"] if layer["plugin"]),
         "network_plugin_layers": made.plugin_layers,
+        **({"pinned": made.pinned} if made.pinned is not None else {}),
     }
     _write_whole(folder / recipe["record"], memoryview(json.dumps(record, indent=1).encode()))
     return record
@@ -91,13 +94,14 @@ def build(recipe_path: str | Path, plugin: str | None = None, tell: Any = lambda
 
 class _Made(NamedTuple):
     """What is known of an engine from its making: bytes and digest of its file, seconds of each stage, the network's
-    plugin layers, and the ONNX nodes that are matrix products."""
+    plugin layers, the ONNX nodes that are matrix products, and how many nodes were pinned to their types."""
 
     size: int
     sha256: str
     seconds: dict[str, float]
     plugin_layers: int
     matrices: set[str]
+    pinned: dict[str, int] | None
 
 
 def _make(trt: Any, recipe: dict[str, Any], in_place: Any, folder: Path, library: Path | None, tell: Any) -> _Made:
@@ -107,19 +111,18 @@ def _make(trt: Any, recipe: dict[str, Any], in_place: Any, folder: Path, library
     tell(stage="parse")
     log = logger(trt)
     builder = _builder(trt, log)
-    known = trt.NetworkDefinitionCreationFlag
-    # From TensorRT 11 on every network is strongly typed, with or without the flag.
-    network = builder.create_network(1 << int(known.STRONGLY_TYPED) if hasattr(known, "STRONGLY_TYPED") else 0)
+    network = builder.create_network(_network_flags(trt, recipe))
     _parse(trt, network, log, folder / recipe["onnx"])
     _require_updates(network, recipe, in_place)
     plugin_layers = _count_plugins(trt, network, recipe)
     matrices = _matrix_nodes(trt, network)
+    pinned = pin_layers(trt, network, recipe["pinned"]) if recipe.get("pinned") else None
     config = _configure(trt, builder, network, recipe, folder, library, tell)
     parsed = time.time()
     tell(stage="build", percent=0)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise build_failure(trt, recipe["component"], log.errors)
+        raise build_failure(trt, recipe["component"], log.errors, recipe["workspace"])
     seconds = {"parse": round(parsed - start, 3), "build": round(time.time() - parsed, 3)}
     if recipe["timing_cache"]:
         with memoryview(config.get_timing_cache().serialize()) as data:
@@ -130,7 +133,14 @@ def _make(trt: Any, recipe: dict[str, Any], in_place: Any, folder: Path, library
         record.unlink()
     with memoryview(plan) as data:
         size, sha256 = _write_whole(folder / recipe["engine"], data)
-    return _Made(size, sha256, seconds, plugin_layers, matrices)
+    return _Made(size, sha256, seconds, plugin_layers, matrices, pinned)
+
+
+def _network_flags(trt: Any, recipe: dict[str, Any]) -> int:
+    known = trt.NetworkDefinitionCreationFlag
+    # TensorRT 8 would make networks without a batch; from 11 on every network is strongly typed, flag or none.
+    name = "EXPLICIT_BATCH" if recipe.get("pinned") else "STRONGLY_TYPED"
+    return 1 << int(getattr(known, name)) if hasattr(known, name) else 0
 
 
 def read_recipe(path: str | Path) -> tuple[dict[str, Any], str]:
@@ -194,10 +204,16 @@ def _parse(trt: Any, network: Any, log: Any, path: Path) -> None:
         return
     faults = []
     for fault in (parser.get_error(index) for index in range(parser.num_errors)):
-        node = f"node {fault.node_name()} ({fault.node_operator()}): " if fault.node_operator() else ""
-        faults.append(node + fault.desc().strip())
+        faults.append(_faulty_node(fault) + fault.desc().strip())
     said = "; ".join(dict.fromkeys(faults)) or "it is damaged or cut short."
     raise EngineError(f"{trt.__name__} {trt.__version__} cannot take {path}: {said}", "input")
+
+
+def _faulty_node(fault: Any) -> str:
+    if not hasattr(fault, "node_operator"):
+        # TensorRT 8 knows its number.
+        return f"node {fault.node()} in the graph's order: " if fault.node() >= 0 else ""
+    return f"node {fault.node_name()} ({fault.node_operator()}): " if fault.node_operator() else ""
 
 
 def _layers(network: Any) -> Iterator[Any]:
@@ -280,6 +296,8 @@ def _configure(
         if config.add_optimization_profile(profile) < 0:
             message = f"TensorRT refuses the shapes of profile {entry['name']}: give other --min-shapes, --max-shapes."
             raise EngineError(with_reason(message, logger(trt).errors), "input")
+    if recipe.get("pinned"):
+        configure_weakly_typed(trt, config, recipe["precision"] == "fp16")
     if recipe["workspace"]:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, recipe["workspace"])
     if recipe["builder_effort"] is not None:
@@ -356,7 +374,7 @@ def _peak_mib() -> float | None:
 def machine() -> dict[str, Any]:
     """This machine: Python, the TensorRT modules and their versions or faults, the GPU or why there is none."""
     modules = {}
-    for name, *_ in MODULES.values():
+    for name in dict.fromkeys(held[0] for held in MODULES.values()):
         try:
             modules[name] = import_tensorrt(name).__version__
         except EngineError as error:
@@ -391,7 +409,7 @@ def _arguments() -> argparse.Namespace:
     for name, words in (("run", "run an engine on arrays"), ("info", "this machine, or what is in an engine")):
         command = commands.add_parser(name, help=words)
         command.add_argument("engine", nargs="?" if name == "info" else None)
-        command.add_argument("--module", choices=[module for module, *_ in MODULES.values()], default="tensorrt")
+        command.add_argument("--module", choices=sorted({held[0] for held in MODULES.values()}), default="tensorrt")
         command.add_argument("--plugin", help="a plugin library that the engine needs")
         if name == "run":
             command.add_argument("--inputs", required=True, help="folder of <tensor>.npy")
@@ -399,14 +417,22 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _build(recipe: str, plugin: str | None) -> str:
+    """Build a recipe's engine, telling how it goes; the record's path."""
+    try:
+        build(recipe, plugin, _tell)
+        return str(Path(recipe).resolve().parent / read_recipe(recipe)[0]["record"])
+    except KeyError as error:
+        # What a recipe holds is read where it is needed.
+        raise EngineError(f"{recipe} is damaged: {error} is missing. Lower the bundle again.", "input") from error
+
+
 def main() -> int:
     """Do what the command line says; returns the exit code."""
     asked = _arguments()
     try:
         if asked.command == "build":
-            build(asked.recipe, asked.plugin, _tell)
-            recipe = read_recipe(asked.recipe)[0]
-            _tell(record=str(Path(asked.recipe).resolve().parent / recipe["record"]))
+            _tell(record=_build(asked.recipe, asked.plugin))
         elif asked.command == "run":
             _tell(**run(asked.engine, asked.inputs, asked.outputs, asked.module, asked.plugin))
         else:
@@ -414,6 +440,10 @@ def main() -> int:
     except EngineError as error:
         _tell(error=str(error), kind=error.kind)
         return EXIT_CODES[error.kind]
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        _tell(error=f"{place}{error.strerror or error}", kind="environment")
+        return EXIT_CODES["environment"]
     except MemoryError:
         _tell(error="this machine has too little memory for that.", kind="environment")
         return EXIT_CODES["environment"]

@@ -8,6 +8,7 @@ from typing import Any
 from .engine_error import EngineError
 from .tensorrt_module import with_reason
 
+_WORKSPACE = r"insufficient workspace|[Ww]orkspace .*too small|within workspace limit|allowed workspace size"
 # Words in TensorRT's errors -> what to do about it.
 _FIXES = (
     (
@@ -16,7 +17,11 @@ _FIXES = (
         "the machine has too little memory to build this: free GPU memory, lower --max-batch or --max-seq, or limit "
         "--workspace.",
     ),
-    (r"insufficient workspace|workspace .*too small", "environment", "raise --workspace."),
+    (
+        _WORKSPACE,
+        "environment",
+        "its kernels need more memory to work in: free GPU memory, or lower --max-batch or --max-seq.",
+    ),
     (
         r"[Pp]lugin not found|([Uu]nable to|[Cc]annot) find plugin|getPluginCreator",
         "environment",
@@ -35,9 +40,12 @@ _FIXES = (
 )
 
 
-def build_failure(trt: Any, component: str, errors: list[str]) -> EngineError:
-    """The error of a build that gave no engine; the kind is "verdict" where nothing is known to help."""
+def build_failure(trt: Any, component: str, errors: list[str], workspace: int | None = None) -> EngineError:
+    """The error of a build that gave no engine; the kind is "verdict" where nothing is known to help. workspace is what
+    was asked for, in bytes."""
     said = " ".join(errors)
     kind, advice = next(((kind, fix) for words, kind, fix in _FIXES if re.search(words, said)), ("verdict", ""))
+    if workspace is not None and re.search(_WORKSPACE, said):
+        kind, advice = "input", f"no kernel works in a workspace of {workspace} bytes: give --workspace more, or none."
     message = f"{trt.__name__} {trt.__version__} could not build {component}"
     return EngineError(with_reason(f"{message}: {advice}" if advice else f"{message}.", errors), kind)

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..bundle import Bundle
+from ..disk import work_folder
 from ..errors import EnvironmentLack, InputError
-from ..partial import partial_folder, put_in_place, remove_leftovers
+from ..partial import put_in_place
 from ..progress import Progress
 from .build_engine import PARTS
 from .recipes import SUFFIX, write_recipe
 from .request import Settled
+from .tensorrt_module import MODULES
 
 PACKAGE = "memvp_engine"
 _SCRIPT = """#!/bin/sh
@@ -22,7 +24,7 @@ cd "$(dirname "$0")"
 """
 _README = """# Engines of {bundle}, to be built on this machine
 
-Needs Python 3.8 or newer and {target}; nothing else.
+Needs Python 3.8 or newer and the module {needs}; nothing else.
 
     sh build.sh
 
@@ -48,13 +50,11 @@ _NOT_CARRIED = "None came with this folder: without one the builds end."
 
 def write_carried(bundle: Bundle, settled: Settled, folder: Path, progress: Progress) -> list[Path]:
     """Make `folder`, whole or not at all, and return its recipes. Raises InputError where something is in it."""
+    check_empty(folder)
     target = folder.resolve()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{folder} exists and is not empty: choose another name.")
-    remove_leftovers(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with partial_folder(target) as work:
+        with work_folder(target) as work:
             recipes = [write_recipe(bundle, name, settled, work, progress, True) for name in settled.lowerings]
             _write_builder(work, recipes)
             (work / "README.md").write_text(_readme(bundle, settled))
@@ -66,8 +66,16 @@ def write_carried(bundle: Bundle, settled: Settled, folder: Path, progress: Prog
     return [target / recipe.name for recipe in recipes]
 
 
+def check_empty(folder: Path) -> None:
+    """Raise InputError where a new folder may not take this name."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists and is not empty: choose another name.")
+
+
 def _readme(bundle: Bundle, settled: Settled) -> str:
-    text = _README.format(bundle=bundle.root.resolve().name, target=settled.target)
+    module, *versions = MODULES[settled.target]
+    needs = "{} from {} to below {}".format(module, *(".".join(map(str, version)) for version in versions))
+    text = _README.format(bundle=bundle.root.resolve().name, needs=needs)
     if not any(lowering.name == "plugin" for lowering in settled.lowerings.values()):
         return text
     carried = _CARRIED.format(machine=platform.machine()) if settled.library else _NOT_CARRIED

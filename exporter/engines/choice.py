@@ -6,6 +6,7 @@ from typing import Any
 from ..bundle import Bundle
 from ..errors import EnvironmentLack, InputError
 from .preflight import EngineFile, Environment, problems, refusal
+from .recipes import graph_digests
 from .request import memory_operators
 
 LOWERINGS = ("plugin", "native")
@@ -23,8 +24,8 @@ def choose_engines(
 
     That is the last one built that can be loaded here, of the target whose engines were built last among those where
     every component has one. lowering "plugin" or "native" takes only such engines, for components that look memory up.
-    here gives the environment of an entry. Raises InputError where the bundle has no such engine, EnvironmentLack with
-    the problems of each one where a component has some and none can be loaded.
+    here gives the environment of an entry. Raises InputError where the bundle has no such engine or has lost it,
+    EnvironmentLack with the problems of each one where a component has some and none can be loaded.
     """
     entries = [entry for entry in bundle.manifest["engines"] if entry["precision"] == precision]
     if not entries:
@@ -34,6 +35,7 @@ def choose_engines(
             f"{bundle.root} has no {precision} engine; {known}. Build them with `memvp-export trt {bundle.root} "
             f"--{precision}`."
         )
+    entries = _present(entries, bundle)
     names = list(dict.fromkeys(entry["component"] for entry in entries))
     if lowering is not None:
         entries = _lowered(entries, lowering, bundle)
@@ -57,6 +59,28 @@ def described(entries: Mapping[str, Entry]) -> str:
     target = next(iter(entries.values()))["target"]
     files = ", ".join(f"{entry['file']} ({entry['lowering']})" for entry in entries.values())
     return f"the engines that run, for {target}: {files}"
+
+
+def _present(entries: Sequence[Entry], bundle: Bundle) -> list[Entry]:
+    """The engines whose files are there and whose graphs are still those they were built from; InputError where that is
+    none of a component's."""
+    missing = bundle.missing
+    kept = [entry for entry in entries if entry["file"] not in missing and _is_of_its_graph(entry, bundle)]
+    for entry in entries:
+        if all(one["component"] != entry["component"] for one in kept):
+            path = bundle.path(entry["file"])
+            raise InputError(
+                f"{path} was built from another {entry['precision']} graph of {entry['component']} than {bundle.root} "
+                f"has now. Build it again with `memvp-export trt {bundle.root} --{entry['precision']}`."
+            )
+    return kept
+
+
+def _is_of_its_graph(entry: Entry, bundle: Bundle) -> bool:
+    graphs = bundle.manifest["components"].get(entry["component"], {"graphs": {}})["graphs"]
+    if entry["precision"] not in graphs:
+        return False
+    return bool(entry.get("source") == graph_digests(bundle, entry["component"], entry["precision"]))
 
 
 def _lowered(entries: Sequence[Entry], lowering: str, bundle: Bundle) -> list[Entry]:

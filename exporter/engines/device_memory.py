@@ -1,6 +1,9 @@
 """Device memory that is kept from call to call: one buffer for each tensor of an engine."""
 
+from contextlib import suppress
 from typing import Any, Protocol
+
+from .engine_error import EngineError
 
 # TensorRT aligns to this; an empty tensor has an address too.
 _SMALLEST = 256
@@ -39,8 +42,14 @@ class Buffers:
         self._held[key] = pointer, capacity
         return pointer
 
+    def capacity(self, key: Any) -> int:
+        """Bytes of a buffer; 0 where there is none yet."""
+        return self._held.get(key, (0, 0))[1]
+
     def free(self) -> None:
-        """Give all buffers back."""
+        """Give all buffers back, as far as the device takes them: after some failures it refuses every call, and what
+        is then to be told is the first."""
         while self._held:
             _, (pointer, _) = self._held.popitem()
-            self._cuda.free(pointer)
+            with suppress(EngineError):
+                self._cuda.free(pointer)

@@ -6,6 +6,8 @@ import json
 import re
 from typing import Any
 
+from .tensorrt_module import activation_bytes, bare_context
+
 _DTYPES = {
     **dict.fromkeys(("float", "fp32", "float32"), "float32"),
     **dict.fromkeys(("half", "fp16", "float16"), "float16"),
@@ -96,10 +98,25 @@ def layers_of_inspector(text: str) -> list[dict[str, Any]]:
                 "inputs": [_inspected(part) for part in entry.get("Inputs", [])],
                 "constants": constants,
                 "outputs": [_inspected(part) for part in entry.get("Outputs", [])],
-                "onnx": layer_names(entry.get("Metadata")),
+                "onnx": layer_names(entry["Metadata"]) if "Metadata" in entry else _named_nodes(entry.get("Name", "")),
             }
         )
     return layers
+
+
+def _named_nodes(name: str) -> list[str]:
+    """The nodes in a layer of an engine of TensorRT 8.5, which has no metadata: it is called "a + b" or "PWN(a, b)".
+
+    What is called "{ForeignNode[a...b]}" holds all from a to b, and does not say what that is.
+    """
+    if hides_nodes(name):
+        return []
+    return [part for part in re.split(r" \+ |, |PWN\(|\)", of_profile(name)[0]) if part]
+
+
+def hides_nodes(name: str) -> bool:
+    """Whether a layer, by its name, is many nodes in one that TensorRT 8 tells nothing of."""
+    return name.startswith("{ForeignNode[")
 
 
 def _inspected(part: dict[str, Any]) -> dict[str, Any]:
@@ -131,15 +148,13 @@ def read_engine(trt: Any, engine: Any, names: list[str]) -> dict[str, Any]:
     if context:
         inspector.execution_context = context
     layers = layers_of_inspector(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
-    activation = getattr(engine, "device_memory_size_v2", None) or engine.device_memory_size
-    return dict(found, profiles=profiles, layers=layers, activation=activation)
+    return dict(found, profiles=profiles, layers=layers, activation=activation_bytes(engine))
 
 
 def _shaped_context(trt: Any, engine: Any) -> Any:
     """A context at the first profile's opt shapes, None where there can be none: without shapes TensorRT 10 says
     neither dims nor types of some layers."""
-    strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
-    context = engine.create_execution_context(strategy)
+    context = bare_context(trt, engine)
     for index in range(engine.num_io_tensors if context else 0):
         name = engine.get_tensor_name(index)
         if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT:

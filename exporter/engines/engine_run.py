@@ -70,15 +70,21 @@ def _written_input(engine: Any, output: str) -> str | None:
 
 def _profile_for(engine: Any, shapes: dict[str, tuple[int, ...]]) -> int:
     """As the tool's own sessions choose it: a decode step does not run with what was tuned for prefill."""
-    volumes = {}
+    widths = {}
     for index in range(engine.num_optimization_profiles):
         ranges = {name: engine.get_tensor_profile_shape(name, index) for name in shapes}
         if all(_within(shape, ranges[name][0], ranges[name][2]) for name, shape in shapes.items()):
-            volumes[index] = sum(product(highest) for _, _, highest in ranges.values())
-    if volumes:
-        return min(volumes, key=lambda index: volumes[index])
+            widths[index] = _width([(tuple(low), tuple(high)) for low, _, high in ranges.values()])
+    if widths:
+        return min(widths, key=lambda index: widths[index])
     given = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
     raise EngineError(f"no profile of the engine holds these shapes: {given}", "input")
+
+
+def _width(ranges: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> tuple[int, int]:
+    """How many dimensions vary in a profile, and how large its largest shapes are."""
+    varying = sum(low[i] != high[i] for low, high in ranges for i in range(len(high)))
+    return varying, sum(product(high) for _, high in ranges)
 
 
 def _within(shape: tuple[int, ...], lowest: Any, highest: Any) -> bool:

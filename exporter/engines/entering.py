@@ -54,19 +54,19 @@ def judge(bundle: Bundle, recipe_path: Path) -> Built:
 def enter(root: Path, engines: Sequence[Built]) -> list[dict[str, Any]]:
     """Move judged engines, which lie on the bundle's disk, into it; returns their entries in the manifest.
 
-    An engine of the same component, precision, lowering, target, version and GPU is replaced.
+    An engine of the same component, precision, lowering, target, version and GPU is replaced, and those whose file is
+    missing are forgotten. Raises InputError where a graph is no longer the one that its engine was built from.
     """
     entries = [_entry(built) for built in engines]
     names = {entry["file"] for entry in entries}
     with change(root, wait=True) as (writer, manifest):
-        replaced = [entry for entry in manifest["engines"] if entry["file"] in names]
-        manifest["engines"] = [entry for entry in manifest["engines"] if entry["file"] not in names]
-        if replaced:
-            # First without the old ones: a manifest must never list a file that has other bytes.
-            for entry in replaced:
-                writer.files.pop(entry["file"], None)
-                writer.files.pop(entry["layers"], None)
-            writer.write_manifest(manifest)
+        bundle = Bundle.open(root)
+        for built in engines:
+            _require_its_graph(bundle, built.recipe)
+        gone = names.union(bundle.missing)
+        replaced = [entry for entry in manifest["engines"] if entry["file"] in gone]
+        manifest["engines"] = [entry for entry in manifest["engines"] if entry["file"] not in gone]
+        writer.forget([entry[kind] for entry in replaced for kind in ("file", "layers")], manifest)
         for built, entry in zip(engines, entries, strict=True):
             built.engine.replace(writer.path(entry["file"]))
             built.record_path.replace(writer.path(entry["layers"]))
@@ -75,6 +75,16 @@ def enter(root: Path, engines: Sequence[Built]) -> list[dict[str, Any]]:
         manifest["engines"] += entries
         writer.write_manifest(manifest)
     return entries
+
+
+def _require_its_graph(bundle: Bundle, recipe: Mapping[str, Any]) -> None:
+    """Others may change the bundle until it is held."""
+    component, precision = recipe["component"], recipe["precision"]
+    if recipe["source"] != graph_digests(bundle, component, precision):
+        raise InputError(
+            f"the {precision} graph of {component} was replaced in {bundle.root} while its engine was built or copied: "
+            "build it again."
+        )
 
 
 def _entry(built: Built) -> dict[str, Any]:
@@ -86,7 +96,7 @@ def _entry(built: Built) -> dict[str, Any]:
         "component": recipe["component"],
         "file": f"{folder}/{built.engine.name}",
         "layers": f"{folder}/{built.record_path.name}",
-        **{key: recipe[key] for key in ("precision", "lowering", "target")},
+        **{key: recipe[key] for key in ("source", "precision", "lowering", "target")},
         **{key: record[key] for key in ("tensorrt", "flavor", "gpu", "plugin")},
         **{key: recipe[key] for key in ("inputs", "outputs", "ranges", "cache", "profiles")},
         "seconds": record["seconds"],

@@ -41,7 +41,10 @@ def npy_path(folder: str, name: str, dtype: str) -> Path:
 
 
 def read_npy(path: Path, dtype: str) -> tuple[tuple[int, ...], bytes]:
-    """Shape and bytes of a .npy file in C order whose type is `dtype`; EngineError where it is anything else."""
+    """Shape and bytes of a .npy file in C order whose type is `dtype`; EngineError where it is anything else.
+
+    Integers of 64 bits may stand for such of 32, which TensorRT 8 has in their place.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -57,12 +60,22 @@ def read_npy(path: Path, dtype: str) -> tuple[tuple[int, ...], bytes]:
     except (ValueError, SyntaxError, KeyError, TypeError) as error:
         raise EngineError(f"{path} has a damaged .npy header.", "input") from error
     wanted = _TYPES[dtype]
+    if (kind, wanted) == ("<i8", "<i4") and not fortran and len(data) - start == product(shape) * 8:
+        return shape, _narrowed(path, data[start:])
     if kind != wanted or fortran:
         order = " in Fortran order" if fortran else ""
         raise EngineError(f"{path} holds {kind}{order}, the engine takes {wanted}.", "input")
     if len(data) - start != product(shape) * item_size(dtype):
         raise EngineError(f"{path} is cut short: {list(shape)} of {kind} do not fit its size.", "input")
     return shape, data[start:]
+
+
+def _narrowed(path: Path, data: bytes) -> bytes:
+    numbers = struct.unpack(f"<{len(data) // 8}q", data)
+    try:
+        return struct.pack(f"<{len(numbers)}i", *numbers)
+    except struct.error as error:
+        raise EngineError(f"{path} holds numbers beyond 32 bits, which the engine takes.", "input") from error
 
 
 def write_npy(path: Path, shape: tuple[int, ...], data: bytes | bytearray, dtype: str) -> None:

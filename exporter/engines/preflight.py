@@ -43,7 +43,8 @@ class InstalledPlugin:
 class Environment:
     """What this machine has. tensorrt is a version, None where it is not installed; without a gpu, why_no_gpu says
     what was tried. plugin is None where no library is installed, or where none can be used: then why_no_plugin says
-    why; what it is was asked only where an engine has a plugin."""
+    why; what it is was asked only where an engine has a plugin. activations are the bytes of the GPU's memory that are
+    held for those already: engines that run in turn share them."""
 
     tensorrt: str | None
     flavor: str
@@ -51,6 +52,7 @@ class Environment:
     why_no_gpu: str = ""
     plugin: InstalledPlugin | None = None
     why_no_plugin: str = ""
+    activations: int = 0
 
 
 @dataclass(frozen=True)
@@ -102,16 +104,32 @@ def _file_problem(file: EngineFile) -> str | None:
 
 
 def _tensorrt_problem(entry: Mapping[str, Any], here: Environment) -> str | None:
-    wanted = f"{_NAMES[entry['flavor']]} {entry['tensorrt']}"
-    install = f"install it with  pip install '{_PACKAGES[entry['flavor']]}=={entry['tensorrt']}'"
+    target, flavor, version = entry.get("target", entry["flavor"]), entry["flavor"], entry["tensorrt"]
+    wanted = tensorrt_name(target, flavor, version)
+    # A pairing is no package, and its version is not that of the libraries.
+    install = "" if _paired(target, flavor) else f"install it with  pip install '{_PACKAGES[flavor]}=={version}'"
     if here.tensorrt is None:
-        return f"it was built with {wanted}, and there is none here that can be loaded: {install}"
-    if here.flavor != entry["flavor"]:
-        return f"it was built with {wanted}, here is {_NAMES[here.flavor]} {here.tensorrt}: {install}, or {_BUILD}"
+        return f"it was built with {wanted}, and there is none here that can be loaded: {install or _BUILD}"
+    if here.flavor != flavor:
+        found = tensorrt_name(target, here.flavor, here.tensorrt)
     # An engine is bound to the exact build of the library.
-    if here.tensorrt != entry["tensorrt"]:
-        return f"it was built with {wanted}, here is {here.tensorrt}: {install}, or {_BUILD}"
-    return None
+    elif here.tensorrt != version:
+        found = here.tensorrt
+    else:
+        return None
+    return f"it was built with {wanted}, here is {found}: {f'{install}, or ' if install else ''}{_BUILD}"
+
+
+def _paired(target: str, flavor: str) -> bool:
+    """Whether a module of TensorRT runs on the libraries of TensorRT-RTX, as without a GPU."""
+    return flavor == "tensorrt-rtx" != target
+
+
+def tensorrt_name(target: str, flavor: str, version: str) -> str:
+    """A TensorRT in words: the target, whose libraries are of `flavor`, and the version that its module says."""
+    if _paired(target, flavor):
+        return f"{_NAMES['tensorrt']} {version} over the libraries of {_NAMES[flavor]}"
+    return f"{_NAMES[flavor]} {version}"
 
 
 def _gpu_problem(entry: Mapping[str, Any], here: Environment) -> str | None:
@@ -173,10 +191,10 @@ def _build(here: Environment) -> str:
 
 
 def _memory_problem(entry: Mapping[str, Any], here: Environment, file: EngineFile) -> str | None:
-    activation = entry.get("activation", 0)
-    if here.gpu is None or file.size + activation <= here.gpu.free:
+    further = max(entry.get("activation", 0) - here.activations, 0)
+    if here.gpu is None or file.size + further <= here.gpu.free:
         return None
-    beside = f" and {_mib(activation)} for activations" if activation else ""
+    beside = f" and {_mib(further)} {'more ' if here.activations else ''}for activations" if further else ""
     return (
         f"it needs {_mib(file.size)} for weights{beside}, {here.gpu.name} has {_mib(here.gpu.free)} free of "
         f"{_mib(here.gpu.memory)}: end other programs, or build it in a smaller precision or for smaller shapes"

@@ -1,9 +1,13 @@
 """Optimization profiles: the shapes an engine is built for, from sizes that a user knows.
 
-Inputs are known by the names of their dimensions alone. A component with a past gets two profiles: `prefill`, whole
-sequences after any past, and `decode`, one new column. Every other component gets one, `default`. Within a profile all
+Inputs are known by the names of their dimensions alone. A component with a past gets two profiles: `prefill`, many
+new columns, and `decode`, one after any past. Every other component gets one, `default`. Within a profile all
 inputs agree: "past_sequence + sequence" is the sum of what the two names stand for. Where no input has the past as a
 dimension of its own, its buffer is static, and the sum goes no further than that.
+
+A profile is a box: it would also admit its longest sequence after its longest past, and TensorRT sets memory aside for
+that. So `prefill` takes half of all columns as new ones after a past of the other half; who runs a longer prompt gives
+it in pieces. Static buffers are of one size, and take whole sequences.
 
 What an engine is tuned for (opt), unless shapes say otherwise: half the largest batch; 64 columns in prefill, after no
 past; a past half full in decode; the logits of one column.
@@ -13,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..dims import length, terms
 from ..errors import InputError
 from .shape_texts import Shapes
 
@@ -46,21 +51,46 @@ def make_profiles(
 
     max_batch (8 unless given) and max_seq, columns of past and sequence together (all unless given), bound every
     profile. min_shapes, opt_shapes and max_shapes give inputs by name; what they say of a dimension holds for all
-    inputs, in decode for all but the new column. Raises InputError where a size lies outside the ranges, or shapes do
-    not fit the ports or one another.
+    inputs, in decode for all but the new column, in prefill as far as its new columns leave room for a past. Raises
+    InputError where a size lies outside the ranges, or shapes do not fit the ports, one another, or max_batch and
+    max_seq.
     """
     largest = _largest(ranges, max_batch, max_seq)
     given = {
         which: _sizes(shapes or {}, inputs, which)
         for which, shapes in zip(_WHICH, (min_shapes, opt_shapes, max_shapes), strict=True)
     }
-    if POSITIONS in ranges and SEQUENCE in ranges:
-        columns = given["max"].get(SEQUENCE, largest[SEQUENCE])
-        largest[POSITIONS] = min(largest[POSITIONS], columns)
+    for option, bound, bounded in (
+        ("--max-batch", max_batch, [BATCH]),
+        ("--max-seq", max_seq, [name for name in ranges if name.endswith(SEQUENCE)]),
+    ):
+        if bound is not None:
+            _check_bound(option, bound, {name: largest[name] for name in bounded if name in ranges}, given)
     names = ("prefill", "decode") if PAST in ranges else ("default",)
     static = PAST in ranges and not any(PAST in port["dims"] for port in inputs)
+    columns = largest[PAST] + 1 if PAST in ranges and not static else None
+    if columns and SEQUENCE in ranges:
+        largest[SEQUENCE] = min(largest[SEQUENCE], _new_columns(columns, given))
+    if POSITIONS in ranges and SEQUENCE in ranges:
+        largest[POSITIONS] = min(largest[POSITIONS], given["max"].get(SEQUENCE, largest[SEQUENCE]))
     capacity = ranges[PAST][1] + 1 if static else None
-    return [_profile(name, inputs, _limits(name, ranges, largest, given), capacity) for name in names]
+    limits = {name: _limits(name, ranges, largest, given) for name in names}
+    if columns and SEQUENCE in ranges:
+        _leave_room(limits["prefill"], columns)
+    return [_profile(name, inputs, limits[name], capacity) for name in names]
+
+
+def _new_columns(columns: int, given: Mapping[str, Sizes]) -> int:
+    """The most new columns of a prefill where nobody says: half of all, more where shapes ask for less past."""
+    asked = [given[which].get(SEQUENCE, 1) for which in ("min", "opt")]
+    return max(columns // 2, columns - given["max"].get(PAST, columns), *asked)
+
+
+def _leave_room(limits: Mapping[str, Sizes], columns: int) -> None:
+    """Bound the past by what the most new columns leave of all."""
+    room = max(0, columns - limits["max"][SEQUENCE])
+    for which in _WHICH:
+        limits[which][PAST] = min(limits[which][PAST], room)
 
 
 def _largest(ranges: Mapping[str, Sequence[int]], max_batch: int | None, max_seq: int | None) -> Sizes:
@@ -76,6 +106,17 @@ def _largest(ranges: Mapping[str, Sequence[int]], max_batch: int | None, max_seq
         if PAST in ranges:
             largest[PAST] = min(largest[PAST], max_seq - 1)
     return largest
+
+
+def _check_bound(option: str, bound: int, largest: Sizes, given: Mapping[str, Sizes]) -> None:
+    """Raise InputError where shapes go beyond what an option allows for the dimensions that it bounds."""
+    for name, highest in largest.items():
+        for which, sizes in given.items():
+            if sizes.get(name, 0) > highest:
+                raise InputError(
+                    f"--{which}-shapes asks for {name} = {sizes[name]}, and {option} {bound} leaves {highest} at most: "
+                    "give shapes within it, or leave it out."
+                )
 
 
 def _check_within(name: str, size: int | None, ranges: Mapping[str, Sequence[int]], source: str) -> None:
@@ -128,14 +169,8 @@ def _profile(
 
 
 def _size(dim: int | str, sizes: Sizes, capacity: int | None) -> int:
-    if isinstance(dim, int):
-        return dim
-    total = sum(sizes[term] for term in _terms(dim))
-    return min(total, capacity) if capacity and "+" in dim else total
-
-
-def _terms(dim: str) -> list[str]:
-    return [term.strip() for term in dim.split("+")]
+    total = length(dim, sizes)
+    return min(total, capacity) if capacity and len(terms(dim)) > 1 else total
 
 
 def _sizes(shapes: Shapes, inputs: Sequence[Mapping[str, Any]], which: str) -> Sizes:
@@ -151,15 +186,15 @@ def _sizes(shapes: Shapes, inputs: Sequence[Mapping[str, Any]], which: str) -> S
             isinstance(d, int) and d != size for d, size in zip(dims, shape, strict=True)
         ):
             raise InputError(f"{text} does not fit {name}, which is {'x'.join(map(str, dims))}.")
-        equations += [(_terms(dim), size, text) for dim, size in zip(dims, shape, strict=True) if isinstance(dim, str)]
+        equations += [(terms(dim), size, text) for dim, size in zip(dims, shape, strict=True) if isinstance(dim, str)]
     sizes: Sizes = {}
     # Single names first: they decide what is left of a sum.
-    for terms, size, text in sorted(equations, key=lambda equation: len(equation[0])):
-        open_terms = [term for term in terms if term not in sizes]
-        rest = size - sum(sizes[term] for term in terms if term in sizes)
+    for parts, size, text in sorted(equations, key=lambda equation: len(equation[0])):
+        open_terms = [term for term in parts if term not in sizes]
+        rest = size - sum(sizes[term] for term in parts if term in sizes)
         if len(open_terms) > 1:
-            raise InputError(f"{text} gives {' + '.join(terms)} only as a sum: give an input with {terms[-1]} too.")
+            raise InputError(f"{text} gives {' + '.join(parts)} only as a sum: give an input with {parts[-1]} too.")
         if rest != 0 if not open_terms else rest < 0:
-            raise InputError(f"{text} does not agree with the other shapes on {' + '.join(terms)}.")
+            raise InputError(f"{text} does not agree with the other shapes on {' + '.join(parts)}.")
         sizes |= dict.fromkeys(open_terms, rest)
     return sizes

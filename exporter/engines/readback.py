@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from ..inspection.memory_sites import APPROXIMATED_PROMPT, VISUAL_MEMORY
-from .engine_contents import of_profile
+from ..dims import known_length
+from ..kv_cache import is_past, is_present
+from ..precisions import DTYPES
+from .engine_contents import hides_nodes, of_profile
+from .shapes import lengths_of
 
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8", "fp8": "float8e4m3fn"}
-DTYPES |= {"int8-weights": "int8", "int4-weights": "int4"}
 # Some products stay float32 in a half graph (a score that is quadratic in activations): few, and none of the large.
 LEAST_BYTES, LEAST_LAYERS = 0.9, 0.75
-_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "float8e4m3fn": 1, "int4": 0.5}
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "float8e4m3fn": 1, "int4": 0.5}
 _SHOWN = 3
 # The profile of single new columns, whose speed the cache decides.
 DECODE = "decode"
-_PAST, _PRESENT = "past_key_values.", "present."
 
 Recipe = Mapping[str, Any]
 Record = Mapping[str, Any]
@@ -29,7 +29,9 @@ def verdict(recipe: Recipe, record: Record) -> list[str]:
 
     recipe and record are those of build_engine. Checked: the types of matrix products and plugins, the number of
     plugin layers, names, types and dims of inputs and outputs, the profiles' shapes, and copies of the cache that
-    nobody asked for.
+    nobody asked for. What TensorRT 8 hides in one layer is left out: for its types stand those that the network was
+    pinned to, which a build obeys or fails; that it joins attention with the past nobody has seen, and copies are no
+    failure there.
     """
     if not record["layers"]:
         return ["the layers of the engine could not be read: whether it is what was asked for is not known."]
@@ -56,7 +58,7 @@ def precision_share(record: Record, dtype: str, kept: Collection[str] = ()) -> S
     `kept` are left out: they are in float32 by request."""
     matrices = [layer for layer in record["layers"] if layer["matrix"] and not _is_of(layer, kept)]
     met = [layer for layer in matrices if matrix_type(layer) == dtype]
-    weights = {id(layer): _weight_bytes(layer) for layer in matrices}
+    weights = {id(layer): weight_bytes(layer) for layer in matrices}
     known = sum(weights.values())
     layers = len(met) / len(matrices) if matrices else 0.0
     return Share(
@@ -75,23 +77,24 @@ def matrix_type(layer: Layer) -> str:
     such as a mask that is added, may come in float32."""
     if weights := _weights(layer):
         return str(weights["dtype"])
-    operands = [part["dtype"] for part in layer["inputs"] if part["dtype"] in _BYTES]
-    return min(operands, key=_BYTES.__getitem__, default="unknown")
+    operands = [part["dtype"] for part in layer["inputs"] if part["dtype"] in BYTES]
+    return min(operands, key=BYTES.__getitem__, default="unknown")
 
 
 def _weights(layer: Layer) -> Mapping[str, Any] | None:
     """The largest constant of a layer; scalars such as a product's factor are none."""
-    held = [part for part in layer["constants"] if part["dtype"] in _BYTES and prod(part["dims"]) > 1]
+    held = [part for part in layer["constants"] if part["dtype"] in BYTES and prod(part["dims"]) > 1]
     return max(held, key=_tensor_bytes, default=None)
 
 
-def _weight_bytes(layer: Layer) -> float:
+def weight_bytes(layer: Layer) -> float:
+    """Bytes of the weights of a product; 0 where both operands are activations."""
     weights = _weights(layer)
     return _tensor_bytes(weights) if weights else 0.0
 
 
 def _tensor_bytes(part: Mapping[str, Any]) -> float:
-    return abs(prod(part["dims"])) * _BYTES[part["dtype"]]
+    return abs(prod(part["dims"])) * BYTES[part["dtype"]]
 
 
 def _precision_failures(recipe: Recipe, record: Record) -> list[str]:
@@ -99,9 +102,10 @@ def _precision_failures(recipe: Recipe, record: Record) -> list[str]:
         return _quantization_failures(recipe["precision"], quantized, record)
     asked, kept = DTYPES[recipe["precision"]], _kept(recipe)
     share = precision_share(record, asked, kept["nodes"])
-    failures = _kept_failures(record, kept["stored"])
-    # Where all products are kept, none is left to be of the asked type.
-    if (share.others or not kept["nodes"]) and (share.bytes < LEAST_BYTES or share.layers < LEAST_LAYERS):
+    failures = [*_kept_failures(record, kept["stored"]), *_pin_failures(recipe, record)]
+    # Where all products are kept, or TensorRT 8 shows none, none is left to be of the asked type.
+    none_left = bool(kept["nodes"]) or bool(recipe.get("pinned"))
+    if (share.others or not none_left) and (share.bytes < LEAST_BYTES or share.layers < LEAST_LAYERS):
         failures.append(
             f"{recipe['precision']} was asked for, and {share.bytes:.0%} of the weights and {share.layers:.0%} of the "
             f"matrix products are {asked}; others: {_some(share.others)}."
@@ -111,11 +115,19 @@ def _precision_failures(recipe: Recipe, record: Record) -> list[str]:
         for layer in record["layers"]
         if layer["plugin"]
         and not _is_of(layer, kept["nodes"])
-        and any(part["dtype"] in _BYTES and part["dtype"] != asked for part in layer["inputs"])
+        and any(part["dtype"] in BYTES and part["dtype"] != asked for part in layer["inputs"])
     ]
     if foreign:
         failures.append(f"{recipe['precision']} was asked for, and plugin layers take another type: {_some(foreign)}.")
     return failures
+
+
+def _pin_failures(recipe: Recipe, record: Record) -> list[str]:
+    """A weakly typed network must have kept all the types that its recipe lists."""
+    if not recipe.get("pinned"):
+        return []
+    asked, found = {dtype: len(recipe["pinned"][dtype]) for dtype in ("float32", "float16")}, record.get("pinned")
+    return [] if found == asked else [f"types were to be kept in {asked} nodes, and the network kept them in {found}."]
 
 
 def _kept(recipe: Recipe) -> Mapping[str, Collection[str]]:
@@ -142,7 +154,7 @@ def _quantization_failures(precision: str, quantized: Mapping[str, Any], record:
     """Nearly all bytes of the matrices that the graph holds quantized must be in the engine in that type, in each
     profile whose layers are listed; matrices of other types were left so by choice."""
     matrices = [layer for layer in record["layers"] if layer["matrix"]]
-    held = sum(_weight_bytes(layer) for layer in matrices if matrix_type(layer) == quantized["dtype"])
+    held = sum(weight_bytes(layer) for layer in matrices if matrix_type(layer) == quantized["dtype"])
     written = [part["name"] for layer in record["layers"] for part in layer["outputs"]]
     profiles = 1 + max((of_profile(name)[1] for name in written), default=0)
     share = held / (quantized["bytes"] * profiles)
@@ -181,7 +193,7 @@ def _port_failures(recipe: Recipe, record: Record) -> list[str]:
                 failures.append(f"{name} is {port['dtype']} in the engine, {wanted['dtype']} was asked for.")
             if not _same_dims(wanted["dims"], port["dims"]):
                 failures.append(f"{name} has dims {port['dims']} in the engine, {wanted['dims']} were asked for.")
-            shape = [_length(dim, lengths) for dim in wanted["dims"]]
+            shape = [known_length(dim, lengths) for dim in wanted["dims"]]
             if "opt" in port and None not in shape and shape != port["opt"]:
                 failures.append(
                     f"{name} comes back as {port['opt']} at the first profile's opt shapes, not as {shape}."
@@ -195,17 +207,9 @@ def _same_dims(asked: Sequence[Any], found: Sequence[int]) -> bool:
 
 
 def _lengths(recipe: Recipe) -> dict[str, int]:
-    """The named dimensions at the first profile's opt shapes, as far as inputs have them by themselves."""
-    if not recipe["profiles"]:
-        return {}
-    shapes = recipe["profiles"][0]["shapes"]
-    pairs = [(dim, shapes[port["name"]]["opt"][i]) for port in recipe["inputs"] for i, dim in enumerate(port["dims"])]
-    return {dim: length for dim, length in pairs if isinstance(dim, str) and "+" not in dim}
-
-
-def _length(dim: int | str, lengths: Mapping[str, int]) -> int | None:
-    parts = [lengths.get(part.strip()) for part in dim.split("+")] if isinstance(dim, str) else [dim]
-    return None if None in parts else sum(part for part in parts if part is not None)
+    """The named dimensions at the first profile's opt shapes."""
+    shapes = [profile["shapes"] for profile in recipe["profiles"][:1]]
+    return lengths_of(recipe["inputs"], {name: limits["opt"] for held in shapes for name, limits in held.items()})
 
 
 def _profile_failures(recipe: Recipe, record: Record) -> list[str]:
@@ -224,11 +228,13 @@ def _profile_failures(recipe: Recipe, record: Record) -> list[str]:
 def _cache_failures(recipe: Recipe, record: Record) -> list[str]:
     copies = cache_copies(recipe["cache"], record).get(DECODE)
     # With concat the whole cache is written at every step by request; how is TensorRT's choice.
-    if not copies or recipe["cache"]["kind"] == "concat":
+    if not copies or recipe["cache"]["kind"] == "concat" or recipe.get("pinned"):
         return []
     return [
         f"in the profile {DECODE}, {len(copies)} layers write copies of the cache that were not asked for, at every "
-        f"step: {_some(copies)}."
+        f"step: {_some(copies)}. TensorRT {record['tensorrt']} does not read the past where it lies"
+        f"{' with weights that are quantized alone' if recipe['precision'].endswith('-weights') else ''}: build with "
+        "--cache concat, which writes the whole cache at every step by definition, or with --single-pass."
     ]
 
 
@@ -242,8 +248,8 @@ def cache_copies(cache: Mapping[str, Any] | None, record: Record) -> dict[str, l
     names = [profile["name"] for profile in record["profiles"]]
     if cache is None:
         return {}
-    past = {port["name"] for port in record["inputs"] if port["name"].startswith(_PAST)}
-    present = {port["name"] for port in record["outputs"] if port["name"].startswith(_PRESENT)}
+    past = {port["name"] for port in record["inputs"] if is_past(port["name"])}
+    present = {port["name"] for port in record["outputs"] if is_present(port["name"])}
     widths = {port["dims"][-1] for port in record["inputs"] if port["name"] in past}
     declared = set() if cache["kind"] == "delta" else present
     length = [cache["capacity"]] if cache["kind"] == "in_place" else []
@@ -256,9 +262,10 @@ def cache_copies(cache: Mapping[str, Any] | None, record: Record) -> dict[str, l
     for layer in record["layers"]:
         read = [of_profile(part["name"]) for part in layer["inputs"]]
         profiles = {profile for name, profile in read if name in holding}
-        moves = {part["name"] for part in layer["outputs"] if part["dtype"] in _BYTES and moved(part["dims"])}
+        moves = {part["name"] for part in layer["outputs"] if part["dtype"] in BYTES and moved(part["dims"])}
         undeclared = {name for name in moves if of_profile(name)[0] not in declared}
-        if undeclared and profiles and not layer["matrix"] and not layer["plugin"]:
+        seen = not (layer["matrix"] or layer["plugin"] or hides_nodes(layer["name"]))
+        if undeclared and profiles and seen:
             holding |= {of_profile(name)[0] for name in undeclared} - present
             for profile in profiles:
                 copies[names[profile]].append(layer["name"])
@@ -268,45 +275,3 @@ def cache_copies(cache: Mapping[str, Any] | None, record: Record) -> dict[str, l
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more if names else "none"
-
-
-def summary(record: Record, cache: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What `inspect` shows of an engine, as plain JSON data: where it was built, its size, layers by type and
-    precision, products and their weights by precision, memory sites, copies of the cache, ports and profiles."""
-    matrices = [layer for layer in record["layers"] if layer["matrix"]]
-    weights: Counter[str] = Counter()
-    for layer in matrices:
-        weights[matrix_type(layer)] += int(_weight_bytes(layer))
-    by_type: dict[str, Counter[str]] = {}
-    for layer in record["layers"]:
-        by_type.setdefault(layer["type"], Counter())[_layer_type(layer)] += 1
-    return {
-        **{key: record[key] for key in ("engine", "tensorrt", "flavor", "gpu", "seconds", "read_from", "plugin")},
-        "layers": len(record["layers"]),
-        "layers_by_type": {kind: dict(types.most_common()) for kind, types in by_type.items()},
-        "products_by_precision": dict(Counter(map(matrix_type, matrices)).most_common()),
-        "product_weight_bytes": dict(weights.most_common()),
-        "plugin_layers": [layer["name"] for layer in record["layers"] if layer["plugin"]],
-        "memory_sites": _memory_sites(record),
-        "cache_copies": cache_copies(cache, record),
-        **{key: record[key] for key in ("inputs", "outputs", "profiles")},
-    }
-
-
-def _layer_type(layer: Layer) -> str:
-    """The type a layer computes in; layers of shapes and masks have the type they write."""
-    if layer["matrix"]:
-        return matrix_type(layer)
-    written = [part["dtype"] for part in layer["outputs"]]
-    return next((dtype for dtype in written if dtype in _BYTES), written[0] if written else "none")
-
-
-def _memory_sites(record: Record) -> list[str]:
-    """The memory lookups whose nodes are among the layers: a plugin's, or those of an operator that was written out."""
-    found: dict[str, None] = {}
-    for name in (name for layer in record["layers"] for name in layer["onnx"]):
-        for operator in (VISUAL_MEMORY, APPROXIMATED_PROMPT):
-            before, separator, _ = name.rpartition(operator)
-            if separator:
-                found[before + operator] = None
-    return list(found)

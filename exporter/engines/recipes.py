@@ -18,9 +18,8 @@ from ..inspection.memory_sites import DOMAIN
 from ..inspection.values import dtype_name, load_graph, type_graph
 from ..progress import Progress
 from .build_engine import SCHEMA
-from .profiles import make_profiles
-from .request import Settled
-from .shape_texts import Shapes
+from .request import Settled, capacity_of, profiles_for
+from .targets import target_named
 
 SUFFIX = ".recipe.json"
 
@@ -41,20 +40,13 @@ def write_recipe(
             folder,
             plugin=choice.name == "plugin",
             cache=request.cache,
-            capacity=request.max_seq if request.cache == "in_place" else None,
+            capacity=capacity_of(request),
             single_pass=request.single_pass,
             portable=portable,
+            opset17=target_named(settled.target).opset17,
             progress=progress,
         )
-    profiles = make_profiles(
-        lowered.inputs,
-        lowered.ranges,
-        max_batch=request.max_batch,
-        max_seq=request.max_seq,
-        min_shapes=_of(lowered, request.min_shapes),
-        opt_shapes=_of(lowered, request.opt_shapes),
-        max_shapes=_of(lowered, request.max_shapes),
-    )
+    profiles = profiles_for(lowered.inputs, lowered.ranges, request)
     stem = f"{component}.{settled.precision}{'.plugin' if lowered.lowering == 'plugin' else ''}"
     recipe = {
         "schema": SCHEMA,
@@ -78,6 +70,7 @@ def write_recipe(
         "builder_effort": request.builder_effort,
         "timing_cache": str(request.timing_cache) if request.timing_cache else None,
         "plugin": _plugin(lowered, settled, folder),
+        "pinned": pinned_nodes(lowered.path) if target_named(settled.target).weakly_typed else None,
     }
     path = folder / f"{stem}{SUFFIX}"
     path.write_text(json.dumps(recipe, indent=1))
@@ -116,6 +109,27 @@ def kept_products(path: Path, patterns: Sequence[str]) -> dict[str, list[str]] |
     return {"patterns": [*patterns], "nodes": [node.name for node in found], "stored": stored}
 
 
+def pinned_nodes(path: Path) -> dict[str, list[str]]:
+    """What a weakly typed network of a lowered graph must be pinned to (`weak_typing.py`). Of a float32 graph that is
+    nothing: no other type is allowed then."""
+    model = load_graph(path)
+    weights = [tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT]
+    graph = type_graph(model)
+    made = {node.name: graph.types[node.output[0]].dtype for node in graph.nodes}
+    half = [
+        node.name
+        for node in graph.nodes
+        if made[node.name] == "float16" and (node.op_type in PRODUCTS or node.domain == DOMAIN)
+    ]
+    if "float16" not in made.values():
+        return {"float32": [], "float16": [], "constants": []}
+    return {
+        "float32": [name for name, kind in made.items() if kind == "float32"],
+        "float16": half,
+        "constants": weights,
+    }
+
+
 def graph_digests(bundle: Bundle, component: str, precision: str) -> dict[str, str]:
     """SHA-256 of a component's published graph and its weights, by their names in the bundle."""
     entry = bundle.manifest["components"].get(component, {"graphs": {}})["graphs"].get(precision)
@@ -123,12 +137,6 @@ def graph_digests(bundle: Bundle, component: str, precision: str) -> dict[str, s
         raise InputError(f"{bundle.root} has no {precision} graph of {component}.")
     files = bundle.manifest["files"]
     return {name: files[name]["sha256"] for name in (entry["file"], f"{entry['file']}.data") if name in files}
-
-
-def _of(lowered: Lowered, shapes: Shapes) -> dict[str, Any]:
-    """The explicit shapes that are of this component's inputs."""
-    names = {port["name"] for port in lowered.inputs}
-    return {name: shape for name, shape in shapes.items() if name in names}
 
 
 def _plugin(lowered: Lowered, settled: Settled, folder: Path) -> Mapping[str, Any] | None:

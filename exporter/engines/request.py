@@ -1,5 +1,6 @@
 """What engines are asked for, settled and checked before anything is written."""
 
+import importlib.metadata
 import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,16 +11,17 @@ from ...plugins.loader import PluginInfo, find_library, library_info
 from ..bundle import Bundle
 from ..errors import EnvironmentLack, InputError, ToolError
 from ..graphs.lowering.plugin import OPERATORS
+from ..graphs.lowering.ports import Ports, ports_of
 from ..inspection.memory_sites import DOMAIN
 from ..inspection.values import load_graph
 from ..keep_fp32 import patterns_of
-from .readback import DTYPES
+from ..precisions import DTYPES, PLAIN, rounded_weights
+from .profiles import BATCH, SEQUENCE, Profile, make_profiles
 from .shape_texts import Shapes
 from .targets import TARGETS, check_option, check_request, target_named
+from .tensorrt_module import target_of
 
 PLUGIN = ("auto", "on", "off")
-# Precisions that are made without data; the others are calibrated first.
-PLAIN = ("fp32", "fp16", "bf16")
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class Lowering:
 class Settled:
     """A request with nothing left open: precision, target, and the lowering of every component that is built. library
     is the plugin's; where engines are built elsewhere there may be none, and the one who builds gives it. keep_fp32 are
-    each component's patterns of what stays float32; untraced are the components without such a graph yet."""
+    each component's patterns of what stays float32; untraced are the components without such a graph yet; notes are
+    what to know of engines like these."""
 
     request: Request
     precision: str
@@ -72,6 +75,7 @@ class Settled:
     library: PluginInfo | None = None
     keep_fp32: Mapping[str, Sequence[str]] = field(default_factory=dict)
     untraced: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
 
 def settle(bundle: Bundle, request: Request, elsewhere: bool = False) -> Settled:
@@ -104,12 +108,76 @@ def settle(bundle: Bundle, request: Request, elsewhere: bool = False) -> Settled
         # A graph that is yet to be traced gets an opset that every target takes.
         graph = manifest["components"][name]["graphs"].get(precision, {"opset": 0})
         check_request(target, precision, request.cache, graph["opset"])
-    _check_shape_names(manifest, names, request)
+    _check_applies(bundle, names, request)
+    kind, capacity = request.cache, capacity_of(request)
+    ports = [ports_of(manifest["components"][name], kind, capacity, request.single_pass) for name in names]
+    _check_shape_names(ports, request)
+    for part in ports:
+        profiles_for(part.inputs, part.ranges, request)
     library = _library(request, bundle.plain_precision(precision), target.plugin, elsewhere)
     lowerings = {name: _lowering(bundle, name, request, library) for name in names}
     keep = _keep_fp32(bundle, names, request, precision)
     untraced = [name for name in names if _is_untraced(bundle, name, precision, keep[name])]
-    return Settled(request, precision, target.name, lowerings, library, keep, untraced)
+    rounded = rounded_weights(manifest["precision"], precision)
+    notes = [*([rounded] if rounded else []), *_replaced(manifest, request, precision, target.name, lowerings)]
+    return Settled(request, precision, target.name, lowerings, library, keep, untraced, notes)
+
+
+def _replaced(
+    manifest: Mapping[str, Any], request: Request, precision: str, target: str, lowerings: Mapping[str, Lowering]
+) -> list[str]:
+    """Which engines with another kind of cache these will take the place of, where TensorRT and GPU are the same."""
+    asked = "no cache" if request.single_pass else f"cache {request.cache}"
+    found = []
+    for entry in manifest["engines"]:
+        name = entry["component"]
+        made = (name, precision, target, lowerings[name].name) if name in lowerings else None
+        if made != tuple(entry[key] for key in ("component", "precision", "target", "lowering")):
+            continue
+        held = f"cache {entry['cache']['kind']}" if entry["cache"] else "no cache"
+        if manifest["components"][name]["cache"] and held != asked:
+            found.append(
+                f"{entry['file']} has {held}: where TensorRT and GPU are the same, the new engine, with {asked}, "
+                "replaces it"
+            )
+    return found
+
+
+def capacity_of(request: Request) -> int | None:
+    """The columns of a cache in place; the other kinds grow."""
+    return request.max_seq if request.cache == "in_place" else None
+
+
+def profiles_for(
+    inputs: Sequence[Mapping[str, Any]], ranges: Mapping[str, Sequence[int]], request: Request
+) -> list[Profile]:
+    """The profiles of a component with these inputs; see `make_profiles` for what does not fit."""
+    names = {port["name"] for port in inputs}
+    shapes = {
+        which: {name: shape for name, shape in getattr(request, which).items() if name in names}
+        for which in ("min_shapes", "opt_shapes", "max_shapes")
+    }
+    return make_profiles(inputs, ranges, max_batch=request.max_batch, max_seq=request.max_seq, **shapes)
+
+
+def _check_applies(bundle: Bundle, names: Sequence[str], request: Request) -> None:
+    """Raise InputError for an option that changes nothing in any of the components."""
+    components = {name: bundle.manifest["components"][name] for name in names}
+    listed = " and ".join(names)
+    cached = any(component["cache"] for component in components.values())
+    dims = {dim for component in components.values() for dim in component["ranges"]}
+    for given, applies, flag, lacks in (
+        (request.cache != "delta", cached, f"--cache {request.cache}", "has no cache"),
+        (request.single_pass, cached, "--single-pass", "has no cache to leave out"),
+        (request.max_seq is not None, any(dim.endswith(SEQUENCE) for dim in dims), "--max-seq", "has no columns"),
+        (request.max_batch is not None, BATCH in dims, "--max-batch", "has one batch size alone"),
+    ):
+        if given and not applies:
+            raise InputError(f"{flag} changes nothing here: {listed} {lacks}. Leave it out.")
+    if request.single_pass and request.cache != "delta":
+        raise InputError(f"--single-pass leaves the cache out, --cache {request.cache} gives its kind: give one.")
+    if request.plugin == "on" and not any(memory_operators(bundle, name) for name in names):
+        raise InputError(f"--plugin on changes nothing here: {listed} looks no memory up. Leave it out.")
 
 
 def _keep_fp32(bundle: Bundle, names: Sequence[str], request: Request, precision: str) -> dict[str, tuple[str, ...]]:
@@ -141,7 +209,8 @@ def _is_untraced(bundle: Bundle, name: str, precision: str, keep: Sequence[str])
 
 
 def _installed_target(elsewhere: bool) -> str:
-    found = [name for name, target in TARGETS.items() if importlib.util.find_spec(target.module)]
+    modules = dict.fromkeys(target.module for target in TARGETS.values())
+    found = [_target_here(module) for module in modules if importlib.util.find_spec(module)]
     if not found and not elsewhere:
         raise EnvironmentLack(
             "no TensorRT is installed. On a machine with an NVIDIA GPU:  pip install 'memvp-export[gpu]'  To build for "
@@ -150,8 +219,18 @@ def _installed_target(elsewhere: bool) -> str:
     return (found or list(TARGETS))[0]
 
 
-def _check_shape_names(manifest: Mapping[str, Any], names: Sequence[str], request: Request) -> None:
-    known = [port["name"] for name in names for port in manifest["components"][name]["inputs"]]
+def _target_here(module: str) -> str:
+    """The target of the installed version of a module. Where none fits, or the version is not recorded, the module's
+    first: the build then says which versions are needed."""
+    try:
+        fitting = target_of(module, importlib.metadata.version(module))
+    except importlib.metadata.PackageNotFoundError:
+        fitting = None
+    return fitting or next(name for name, target in TARGETS.items() if target.module == module)
+
+
+def _check_shape_names(ports: Sequence[Ports], request: Request) -> None:
+    known = [port["name"] for part in ports for port in part.inputs]
     given = {*request.min_shapes, *request.opt_shapes, *request.max_shapes}
     if unknown := sorted(given - {*known}):
         raise InputError(f"no input is called {', '.join(unknown)}; there is {', '.join(known)}.")

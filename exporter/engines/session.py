@@ -8,6 +8,8 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -24,7 +26,8 @@ from .device_memory import Buffers
 from .engine_error import EngineError
 from .preflight import EngineFile, require
 from .runtime import Runtime, process_runtime
-from .shapes import built_ranges, check_dims, choose_profile
+from .shapes import built_ranges, check_columns, check_dims, choose_profile
+from .tensorrt_module import activation_bytes, bare_context, give_activations
 
 # By the name of TensorRT's type: its modules of several targets are several sets of objects.
 _DTYPES = {
@@ -97,7 +100,7 @@ class TensorRTSession:
         """See Session.run. Inputs of another integer or floating type than the engine's are cast to it.
 
         profile names the one to use; without it the narrowest that holds the shapes is taken. Raises NoProfile where
-        none does, EnvironmentLack where the GPU has too little memory.
+        none does, EnvironmentLack where the GPU has too little memory, InputError where the session is closed.
         """
         return self.timed_run(component, inputs, outputs, profile)[0]
 
@@ -111,11 +114,14 @@ class TensorRTSession:
         """As `run`, with where the time went."""
         started = time.perf_counter()
         with self._lock:
+            if not self.close.alive:
+                raise InputError("this session is closed: open another to run anything.")
             engine = self._engine(component)
             feed = engine.feed(inputs)
             names = engine.wanted(outputs)
             shapes = {name: array.shape for name, array in feed.items()}
             check_dims(engine.entry, shapes)
+            check_columns(engine.entry, feed)
             index = choose_profile(engine.entry, shapes, profile)
             try:
                 arrays, seconds = self._execute(engine, self._context(engine, index), feed, names)
@@ -148,7 +154,7 @@ class TensorRTSession:
         for name, address in addresses.items():
             self._must(context.set_tensor_address(name, address), engine, f"takes no buffer for {name}")
         activations = self._buffers.address(_ACTIVATIONS, engine.activation_bytes, grows=False)
-        context.set_device_memory(activations, engine.activation_bytes)
+        give_activations(context, activations, engine.activation_bytes)
         cuda.record(start, stream)
         for name, array in feed.items():
             cuda.upload(addresses[name], array.ctypes.data, array.nbytes, stream)
@@ -165,8 +171,7 @@ class TensorRTSession:
     def _context(self, engine: "_Engine", profile: int) -> Any:
         """The execution context of a profile, without activations of its own."""
         if profile not in engine.contexts:
-            strategy = engine.trt.ExecutionContextAllocationStrategy.USER_MANAGED
-            context = engine.engine.create_execution_context(strategy)
+            context = bare_context(engine.trt, engine.engine)
             self._must(context is not None, engine, "gives no execution context")
             name = engine.entry["profiles"][profile]["name"]
             done = context.set_optimization_profile_async(profile, self._stream)
@@ -190,7 +195,8 @@ class TensorRTSession:
             listed = self._bundle.manifest["files"][entry["file"]]
             code = self._runtime.known_code(entry, path)
             file = EngineFile(listed["size"], sha256_file(path), listed["sha256"], code)
-            require(entry, self._runtime.environment(entry), file, self._trusted)
+            here = replace(self._runtime.environment(entry), activations=self._buffers.capacity(_ACTIVATIONS))
+            require(entry, here, file, self._trusted)
             self._engines[component] = _Engine(entry, *self._runtime.load(entry, path))
         return self._engines[component]
 
@@ -219,7 +225,7 @@ class _Engine:
         if entry["cache"] and entry["cache"]["kind"] == "in_place":
             cache = KVCache(entry, entry["precision"], 1)
             self.in_place = dict(zip(cache.present, cache.past, strict=True))
-        self.activation_bytes = int(engine.device_memory_size_v2)
+        self.activation_bytes = activation_bytes(engine)
 
     def feed(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
         """The inputs in the engine's types; InputError where one is missing, unknown or of another kind."""
@@ -247,9 +253,10 @@ def _give_back(cuda: Any, engines: dict[str, "_Engine"], buffers: Buffers, strea
     # Contexts go before the memory that they know of.
     engines.clear()
     buffers.free()
-    for event in events:
-        cuda.destroy_event(event)
-    cuda.destroy_stream(stream)
+    for release, held in (*((cuda.destroy_event, event) for event in events), (cuda.destroy_stream, stream)):
+        # As in `Buffers.free`.
+        with suppress(EngineError):
+            release(held)
 
 
 def _as_run(manifest: Mapping[str, Any], entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -4,8 +4,13 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
-from ..errors import InputError
+import numpy as np
 
+from ..dims import known_length, terms
+from ..errors import InputError
+from .profiles import PAST, SEQUENCE
+
+POSITION_IDS = "position_ids"
 Shapes = Mapping[str, Sequence[int]]
 
 
@@ -25,7 +30,7 @@ def check_dims(entry: Mapping[str, Any], shapes: Shapes) -> None:
             raise InputError(f"the inputs' shapes leave {length} for {name}: give them lengths that belong together.")
     for port in entry["inputs"]:
         # A sum is known where all its parts have an axis of their own somewhere.
-        expected = [_length(dim, lengths) for dim in port["dims"]]
+        expected = [known_length(dim, lengths) for dim in port["dims"]]
         shape = shapes[port["name"]]
         if any(wanted not in (None, given) for given, wanted in zip(shape, expected, strict=True)):
             raise InputError(
@@ -35,6 +40,28 @@ def check_dims(entry: Mapping[str, Any], shapes: Shapes) -> None:
             )
 
 
+def check_columns(entry: Mapping[str, Any], inputs: Mapping[str, np.ndarray]) -> None:
+    """Raise InputError where an engine with a cache gets more columns of past and sequence than it serves, or ids of
+    positions that are not in its table of rotary angles: TensorRT would read beside it."""
+    if not entry["cache"]:
+        return
+    capacity, kind = entry["cache"]["capacity"], entry["cache"]["kind"]
+    lengths = lengths_of(entry["inputs"], {name: array.shape for name, array in inputs.items()})
+    past, new = lengths.get(PAST, 0), lengths.get(SEQUENCE, 0)
+    if past + new > capacity:
+        raise NoProfile(
+            f"{past} columns of past and {new} new ones are more than the {capacity} that the engine of "
+            f"{entry['component']} serves: give shorter texts, or build it with a larger --max-seq."
+        )
+    ids = inputs.get(POSITION_IDS)
+    # With concat the angles are computed.
+    if kind != "concat" and ids is not None and ids.size and not 0 <= ids.min() <= ids.max() < capacity:
+        raise InputError(
+            f"the input {POSITION_IDS!r} has {ids.min()} to {ids.max()}; the engine of {entry['component']} has angles "
+            f"for positions 0 to {capacity - 1}."
+        )
+
+
 def lengths_of(ports: Sequence[Mapping[str, Any]], shapes: Shapes) -> dict[str, int]:
     """The lengths of the named dimensions: where a name stands alone, else what its sum with known ones leaves for it,
     as with the past of a static cache. Ports without a shape are passed over."""
@@ -42,10 +69,10 @@ def lengths_of(ports: Sequence[Mapping[str, Any]], shapes: Shapes) -> dict[str, 
     sums = []
     for port in ports:
         for length, dim in zip(shapes.get(port["name"], ()), port["dims"], strict=False):
-            if isinstance(dim, str) and "+" not in dim:
-                found.setdefault(dim, length)
-            elif isinstance(dim, str):
-                sums.append(([part.strip() for part in dim.split("+")], length))
+            if len(parts := terms(dim)) == 1:
+                found.setdefault(parts[0], length)
+            elif parts:
+                sums.append((parts, length))
     for parts, length in sums:
         unknown = [part for part in parts if part not in found]
         if len(unknown) == 1:
@@ -55,7 +82,8 @@ def lengths_of(ports: Sequence[Mapping[str, Any]], shapes: Shapes) -> dict[str, 
 
 def choose_profile(entry: Mapping[str, Any], shapes: Shapes, name: str | None = None) -> int:
     """The index of the engine's profile that holds the shapes: the narrowest one, so that a decode step does not run
-    with what was tuned for prefill. With a name, that one or none.
+    with what was tuned for prefill. That is the one in which the fewest dimensions vary, then that of the smallest
+    shapes. With a name, that one or none.
 
     Raises NoProfile with each profile's ranges, InputError for a profile that the engine does not have.
     """
@@ -66,7 +94,7 @@ def choose_profile(entry: Mapping[str, Any], shapes: Shapes, name: str | None = 
     asked = [index for index, each in enumerate(names) if name in (None, each)]
     misfits = {index: _misfits(profiles[index], shapes) for index in asked}
     if fitting := [index for index in asked if not misfits[index]]:
-        return min(fitting, key=lambda index: _volume(profiles[index]))
+        return min(fitting, key=lambda index: _width(profiles[index]))
     reasons = "; ".join(f"{names[index]} takes {', '.join(misfits[index])}" for index in asked)
     raise NoProfile(
         f"no profile of the engine of {entry['component']} holds these shapes: {reasons}. Build one for them: "
@@ -98,15 +126,10 @@ def _range(low: Sequence[int], high: Sequence[int]) -> str:
     return "[" + ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in zip(low, high, strict=True)) + "]"
 
 
-def _volume(profile: Mapping[str, Any]) -> int:
-    return sum(prod(limits["max"]) for limits in profile["shapes"].values())
-
-
-def _length(dim: int | str, lengths: Mapping[str, int]) -> int | None:
-    if isinstance(dim, int):
-        return dim
-    parts = [lengths.get(part.strip()) for part in dim.split("+")]
-    return None if None in parts else sum(part for part in parts if part is not None)
+def _width(profile: Mapping[str, Any]) -> tuple[int, int]:
+    shapes = profile["shapes"].values()
+    varying = sum(low != high for limits in shapes for low, high in zip(limits["min"], limits["max"], strict=True))
+    return varying, sum(prod(limits["max"]) for limits in shapes)
 
 
 def _named(dims: Sequence[int | str]) -> str:

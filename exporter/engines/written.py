@@ -10,10 +10,10 @@ from typing import Any
 from ..bundle import CACHE, GPU, PLUGIN, PORTS, PROFILES, RANGES
 from ..errors import InputError
 from ..forms import fault
+from ..precisions import DTYPES
 from .build_engine import SCHEMA, read_recipe
 from .child import tool_error
 from .engine_error import EngineError
-from .readback import DTYPES
 
 _NUMBER = (float, int)
 _PARTS = [{"name": str, "dtype": str, "dims": [int]}]
@@ -27,7 +27,10 @@ _RECIPE: dict[Any, Any] = {
     "cache": CACHE,
     "profiles": PROFILES,
     "plugin": ({"operators": [str], "embed": bool}, None),
+    "quantized": ({"dtype": str, "layers": int, "bytes": int}, None),
+    "keep_fp32": ({"patterns": [str], "nodes": [str], "stored": [str]}, None),
 }
+_PINNED = ({"float32": [str], "float16": [str], "constants": [str]}, None)
 _ENGINE = {"file": str, "size": int, "sha256": str}
 _RECORD: dict[Any, Any] = {
     **dict.fromkeys(("recipe_sha256", "tensorrt", "module", "flavor", "read_from"), str),
@@ -57,10 +60,12 @@ def read_whole_recipe(path: Path) -> tuple[dict[str, Any], str]:
         recipe, digest = read_recipe(path)
     except EngineError as error:
         raise tool_error(error) from error
-    wrong = fault(recipe, _RECIPE)
+    wrong = fault(recipe, _RECIPE) or fault(recipe.get("pinned"), _PINNED, "pinned")
     for key, known in (("precision", DTYPES), ("lowering", ("plugin", "native"))):
         if not wrong and recipe[key] not in known:
             wrong = f"{key} is {recipe[key]!r}"
+    if not wrong and recipe["quantized"] and recipe["quantized"]["bytes"] < 1:
+        wrong = f"quantized.bytes is {recipe['quantized']['bytes']}"
     if not wrong and any(Path(recipe[key]).name != recipe[key] for key in ("engine", "record")):
         wrong = "engine and record do not lie beside it"
     if wrong:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from memvp_export.exporter.bundle import MANIFEST, SCHEMA, Bundle, change, new_bundle
+from memvp_export.exporter.bundle import MANIFEST, SCHEMA, Bundle, change, check_place, new_bundle
 from memvp_export.exporter.errors import EnvironmentLack, InputError
 from memvp_export.exporter.partial import LOCK
 
@@ -131,19 +131,29 @@ def test_what_a_killed_process_left_is_removed_but_not_what_a_living_one_is_maki
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "b[1]")], **pipes) as child:
         assert child.stdout is not None and child.stdout.readline() == "writing\n"
-        make(tmp_path / "b[1]")
-        assert len(names(tmp_path)) == 3
+        making = names(tmp_path)
+        for begin in (check_place, make):
+            with pytest.raises(InputError, match="is being made by another process"):
+                begin(tmp_path / "b[1]")
+        make(tmp_path / "b[1]2")
+        assert sorted([*making, "b[1]2"]) == names(tmp_path)
         child.send_signal(signal.SIGKILL)
         child.wait()
-    assert len(names(tmp_path)) == 3
-    make(tmp_path / "b[1]", overwrite=True)
-    assert names(tmp_path) == [other.name, "b[1]"]
+    assert sorted([*making, "b[1]2"]) == names(tmp_path)
+    check_place(tmp_path / "b[1]")
+    make(tmp_path / "b[1]")
+    assert names(tmp_path) == [other.name, "b[1]", "b[1]2"]
 
 
 @pytest.mark.parametrize(
     ("number", "message"),
-    [(errno.ENOSPC, "is full"), (errno.EDQUOT, "is full"), (errno.EIO, None)],
-    ids=["disk full", "quota", "other"],
+    [
+        (errno.ENOSPC, "disk of .*/b is full"),
+        (errno.EDQUOT, "disk of .*/b is full"),
+        (errno.EFBIG, "/b cannot be written: a file of it is larger than the limit"),
+        (errno.EIO, None),
+    ],
+    ids=["disk full", "quota", "limit on sizes", "other"],
 )
 def test_a_full_disk_in_the_middle(tmp_path: Path, number: int, message: str | None) -> None:
     kind: type[Exception] = EnvironmentLack if message else OSError
@@ -158,6 +168,18 @@ def test_a_place_that_cannot_be_written(tmp_path: Path, parent: str) -> None:
     with pytest.raises(EnvironmentLack, match="cannot be written"):
         make(tmp_path / parent / "b")
     assert names(tmp_path) == ["file"]
+
+
+def test_a_place_is_judged_without_writing_anything(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    make(tmp_path / "taken")
+    check_place(tmp_path / "new" / "b")
+    check_place(tmp_path / "taken", overwrite=True)
+    with pytest.raises(InputError, match="--overwrite"):
+        check_place(tmp_path / "taken")
+    with pytest.raises(EnvironmentLack, match=r"cannot be written: .*/file is a file"):
+        check_place(tmp_path / "file" / "new" / "b")
+    assert names(tmp_path) == ["file", "taken"]
 
 
 def _foreign_manifest(path: Path) -> None:
@@ -203,7 +225,9 @@ def test_only_a_bundle_is_replaced_and_only_when_asked(
 
 
 MEANWHILE: dict[str, tuple[Callable[[Path], object], bool]] = {
-    name: TAKEN[name] for name in ("file", "folder with files", "broken link", "empty folder", "bundle")
+    **{name: TAKEN[name] for name in ("file", "folder with files", "broken link", "empty folder")},
+    # Made elsewhere and moved: who makes one at this name is refused at once.
+    "bundle": (lambda path: make(path.with_name("other")).root.rename(path), True),
 }
 
 
@@ -247,12 +271,13 @@ def test_what_appears_in_the_very_last_moment_is_kept(tmp_path: Path, monkeypatc
     assert names(tmp_path) == ["b"] and names(tmp_path / "b") == ["work.txt"]
 
 
-def test_of_two_exports_to_one_name_the_second_to_end_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="something else was put at"), new_bundle(tmp_path / "b") as writer:
-        make(tmp_path / "b", "first")
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_of_two_exports_to_one_name_the_second_is_refused_at_once(tmp_path: Path, overwrite: bool) -> None:
+    with new_bundle(tmp_path / "b", overwrite) as writer:
+        with pytest.raises(InputError, match="is being made by another process"):
+            make(tmp_path / "b", "second", overwrite)
         writer.write_manifest(CONTENT)
-    assert Bundle.open(tmp_path / "b", verify=True).path("a.txt").read_text() == "first"
-    assert names(tmp_path) == ["b"]
+    assert Bundle.open(tmp_path / "b").manifest["files"] == {} and names(tmp_path) == ["b"]
 
 
 def _file(name: str, edit: Callable[[bytes], bytes]) -> Callable[[Path], object]:
@@ -271,6 +296,11 @@ def _link_out(root: Path) -> None:
     (root.parent / "outside").write_text("a whole file")
     (root / "a.txt").unlink()
     (root / "a.txt").symlink_to(root.parent / "outside")
+
+
+def _folder_out(root: Path) -> None:
+    (root / "deep").rename(root.parent / "outside")
+    (root / "deep").symlink_to(root.parent / "outside")
 
 
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -297,7 +327,8 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "path above, hidden": (_renamed("deep/../../a.txt"), "a path outside the bundle"),
     "absolute path": (_renamed("/etc/passwd"), "'/etc/passwd', a path outside the bundle"),
     "zero byte in a path": (_renamed("a\0.txt"), "a path outside the bundle"),
-    "link out of the folder": (_link_out, "a path outside the bundle"),
+    "link out of the folder": (_link_out, r"a\.txt is, or lies behind, a link that leaves the bundle, to .*/outside\."),
+    "a folder that is a link": (_folder_out, r"deep/b\.txt .* a link that leaves the bundle, to .*/outside/b\.txt"),
 }
 
 
@@ -381,6 +412,31 @@ def test_a_file_that_the_manifest_does_not_list_is_no_part_of_the_bundle(tmp_pat
         bundle.path("graph.onnx")
 
 
+MADE = {"engines/tensorrt-11-any/m.engine": "trt", "calibration/int8.json": "calibrate"}
+
+
+def test_files_that_can_be_made_again_may_be_missing_until_they_are_needed(tmp_path: Path) -> None:
+    root = make(tmp_path / "b").root
+    with change(root) as (writer, manifest):
+        for name in MADE:
+            writer.path(name).write_text("made")
+            writer.record(name)
+        writer.write_manifest(manifest)
+    assert Bundle.open(root).missing == []
+    for number, (name, command) in enumerate(MADE.items(), 1):
+        (root / name).write_text("mad")
+        with pytest.raises(InputError, match=f"is cut short: {name} .* Delete that file, .*memvp-export {command}"):
+            Bundle.open(root)
+        (root / name).unlink()
+        bundle = Bundle.open(root, verify=True)
+        assert set(bundle.missing) == set(list(MADE)[:number])
+        with pytest.raises(InputError, match=f"is cut short: {name} is missing. Make it again with .*{command}"):
+            bundle.path(name)
+    (root / "a.txt").write_text("another file")
+    with pytest.raises(InputError, match=r"is edited: the bytes of a\.txt"):
+        bundle.verify()
+
+
 def test_a_bundle_can_be_moved_and_opened_through_a_link(tmp_path: Path) -> None:
     make(tmp_path / "b").root.rename(tmp_path / "c")
     (tmp_path / "link").symlink_to(tmp_path / "c")
@@ -397,6 +453,31 @@ def test_a_change_is_seen_only_when_its_manifest_is_written(tmp_path: Path) -> N
     changed = Bundle.open(root, verify=True)
     assert sorted(changed.manifest["files"]) == ["a.txt", "c.txt", "deep/b.txt"]
     assert changed.manifest["family"] == "changed" and changed.manifest["precision"] == "fp32"
+
+
+def test_files_that_get_other_bytes_are_forgotten_first(tmp_path: Path) -> None:
+    root = make(tmp_path / "b").root
+    with change(root) as (writer, manifest):
+        before = (root / MANIFEST).read_bytes()
+        writer.forget(["not/listed.txt"], manifest)
+        assert (root / MANIFEST).read_bytes() == before
+        writer.forget(["deep/b.txt", "not/listed.txt"], manifest)
+        assert {*Bundle.open(root).manifest["files"]} == {"a.txt"} == {*writer.files}
+
+
+def test_a_manifest_that_cannot_be_written_leaves_no_part_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make(tmp_path / "b").root
+    before = (root / MANIFEST).read_bytes()
+
+    def full(number: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"), change(root) as (writer, manifest):
+        writer.write_manifest({**manifest, "task": "other"})
+    assert names(root) == [LOCK, "a.txt", "deep", MANIFEST] and (root / MANIFEST).read_bytes() == before
 
 
 def test_a_change_that_fails_loses_nothing(tmp_path: Path) -> None:

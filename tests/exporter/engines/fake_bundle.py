@@ -9,6 +9,7 @@ from typing import Any
 
 from memvp_export.exporter.bundle import Bundle, change
 from memvp_export.exporter.engines.profiles import make_profiles
+from memvp_export.exporter.engines.recipes import graph_digests
 from memvp_export.exporter.graphs.lowering.lower import lower
 
 from .fake_tensorrt import VERSION
@@ -43,7 +44,10 @@ def entry_of(
 
 
 def enter(root: Path, entries: Sequence[dict[str, Any]], texts: dict[str, str]) -> None:
-    """Write engine files with these texts, by component, and enter them into the bundle's manifest."""
+    """Write engine files with these texts, by component, and enter them into the bundle's manifest, as built from the
+    graphs that it has."""
+    bundle = Bundle.open(root)
+    entries = [{"source": graph_digests(bundle, one["component"], one["precision"]), **one} for one in entries]
     with change(root) as (writer, manifest):
         for entry in entries:
             writer.path(entry["file"]).write_text(texts[entry["component"]])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from memvp_export.exporter.bundle import Bundle, sha256_file
+from memvp_export.exporter.bundle import Bundle, BundleWriter, sha256_file
 from memvp_export.exporter.engines import build as building
 from memvp_export.exporter.engines import entering, request
 from memvp_export.exporter.engines.build import adopt_engines, build_engines, lower_engines, plan_engines
@@ -81,7 +81,8 @@ def test_a_decoder_has_a_prefill_and_a_decode_profile_and_copies_no_cache_at_a_s
     decoder, built = entry(bundle, "decoder"), record(bundle, "decoder")
     shapes = {profile["name"]: profile["shapes"] for profile in built["profiles"]}
     assert list(shapes) == ["prefill", "decode"]
-    assert shapes["prefill"]["input_ids"]["max"] == [4, 64] and shapes["prefill"]["input_ids"]["min"] == [1, 1]
+    assert shapes["prefill"]["input_ids"]["max"] == [4, 32] and shapes["prefill"]["input_ids"]["min"] == [1, 1]
+    assert shapes["prefill"]["attention_mask"]["max"] == shapes["decode"]["attention_mask"]["max"] == [4, 64]
     assert shapes["decode"]["input_ids"]["max"] == [4, 1]
     assert shapes["decode"]["past_key_values.0.key"]["min"] == [1, 6, 0, 16]
     assert shapes["decode"]["attention_mask"]["max"][1] == shapes["decode"]["past_key_values.0.key"]["max"][2] + 1
@@ -137,6 +138,21 @@ def test_the_plugin_takes_every_memory_lookup(
     assert {part["dtype"] for layer in lookups for part in layer["inputs"]} == {TYPES[precision]}
     assert holds_only(bundle.path(made["file"]), plugin_library) is embed
     assert (plugin_library.read_bytes() in bundle.path(made["file"]).read_bytes()) is embed
+
+
+def test_an_engine_with_another_cache_that_will_be_replaced_is_named(engines_of: EngineOf) -> None:
+    bundle = engines_of("fp16")
+    file = entry(bundle, "decoder")["file"]
+    for asked, words in (
+        (Request(cache="in_place"), "the new engine, with cache in_place, replaces it"),
+        (Request(single_pass=True), "the new engine, with no cache, replaces it"),
+        (Request(), None),
+        (Request(components=["vision"]), None),
+        (Request("bf16", single_pass=True), None),
+    ):
+        notes = plan_engines(bundle, replace(asked, target="tensorrt"))["notes"]
+        assert len(notes) == (words is not None), notes
+        assert not words or (notes[0].startswith(f"{file} has cache delta: ") and notes[0].endswith(words))
 
 
 def test_building_again_replaces_an_engine(engines_of: EngineOf, tmp_path: Path) -> None:
@@ -212,6 +228,29 @@ def test_a_graph_made_for_engines_is_made_again_where_it_keeps_others(
     bundle = Bundle.open(root, verify=True)
     assert bundle.keep_fp32("vision", "fp16") == ("visual.conv1", "adapter_proj.*") == tuple(made["keep_fp32"])
     assert bundle.graph("vision", "fp16").read_bytes() != first and len(bundle.manifest["engines"]) == 1
+
+
+def test_no_replaced_graph_is_listed_while_new_ones_come_in(
+    bundle_of: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = copied(Bundle.open(bundle_of("fp32")), tmp_path / "bundle")
+    asked = Request("fp16", "tensorrt", keep_fp32=["adapter_proj.fc1", "lm_head"])
+    lower_engines(root, tmp_path / "first", asked)
+    graphs = Bundle.open(root).manifest["components"]
+    assert all({*graphs[name]["graphs"]} == {"fp32", "fp16"} for name in ("vision", "decoder"))
+    path = BundleWriter.path
+
+    def interrupted(writer: BundleWriter, name: str) -> Path:
+        if writer.root == root and name == "graphs/decoder.fp16.onnx":
+            raise KeyboardInterrupt
+        return path(writer, name)
+
+    monkeypatch.setattr(BundleWriter, "path", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        lower_engines(root, tmp_path / "second", replace(asked, keep_fp32=["adapter_proj.*", "lm_head", "*.down_proj"]))
+    manifest = Bundle.open(root, verify=True).manifest
+    assert all({*manifest["components"][name]["graphs"]} == {"fp32"} for name in ("vision", "decoder"))
+    assert not [name for name in manifest["files"] if ".fp16." in name]
 
 
 def test_an_exported_graph_is_not_replaced(bundle_of: Callable[[str], Path]) -> None:
@@ -313,6 +352,17 @@ def test_a_plan_names_lowerings_and_why(bundle_of: Callable[[str], Path]) -> Non
         (Request(plugin="always"), "auto, on, off"),
         (Request(embed_plugin=True), "give --plugin on too"),
         (Request(timing_cache=Path("nowhere/cache")), "nowhere does not exist"),
+        (Request(timing_cache=Path("/")), "/ is a folder: give the timing cache's file"),
+        (Request(components=["vision"], cache="concat"), "--cache concat changes nothing here: vision has no cache"),
+        (Request(components=["vision"], single_pass=True), "--single-pass changes nothing here: vision has no cache"),
+        (Request(components=["vision"], max_seq=64), "--max-seq changes nothing here: vision has no columns"),
+        (Request(components=["vision"], plugin="on"), "--plugin on changes nothing here: vision looks no memory up"),
+        (Request(single_pass=True, cache="concat"), "--single-pass leaves the cache out, --cache concat"),
+        (
+            Request(single_pass=True, max_shapes={"past_key_values.0.key": [1, 6, 9, 16]}),
+            "no input is called past_key_values.0.key",
+        ),
+        (Request(cache="in_place", max_seq=64, max_shapes={"past_key_values.0.key": [1, 6, 9, 16]}), "6x64x16"),
     ],
 )
 def test_wrong_requests_leave_the_bundle_alone(
@@ -323,10 +373,51 @@ def test_wrong_requests_leave_the_bundle_alone(
     before = contents(root)
     if asked.target is None:
         asked = Request(**{**vars(asked), "target": "tensorrt"})
-    with pytest.raises(InputError) as failure:
-        build_engines(root, asked)
-    assert message in str(failure.value)
+    for way in (build_engines, plan_engines):
+        with pytest.raises(InputError) as failure:
+            way(root, asked)
+        assert message in str(failure.value)
     assert contents(root) == before
+
+
+@pytest.mark.parametrize("component", ["vision", "decoder"])
+def test_graphs_whose_bytes_changed_are_not_built_from(
+    component: str, bundle_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    root = copied(Bundle.open(bundle_of("fp16")), tmp_path / "bundle")
+    weights = root / f"graphs/{component}.onnx.data"
+    flipped = bytearray(weights.read_bytes())
+    flipped[len(flipped) // 2] ^= 0x40
+    weights.write_bytes(flipped)
+    before, progress = contents(root), Progress()
+    for asked in (Request("fp16", "tensorrt"), Request("bf16", "tensorrt")):
+        for way in (
+            lambda asked: build_engines(root, asked, progress),
+            lambda asked: lower_engines(root, tmp_path / "carried", asked),
+        ):
+            with pytest.raises(InputError, match=rf"is edited: the bytes of graphs/{component}.onnx.data are not"):
+                way(asked)
+    assert contents(root) == before and not (tmp_path / "carried").exists()
+    # What is not built from is not read.
+    other = {"vision": "decoder", "decoder": "vision"}[component]
+    lower_engines(root, tmp_path / "carried", Request("fp16", "tensorrt", [other]), progress)
+    assert "compare digests of the graphs" in [stage.name for stage in progress.stages]
+
+
+def test_what_a_graph_made_of_rounded_weights_cannot_be_is_said(
+    bundle_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    class Noted(Progress):
+        def note(self, message: str) -> None:
+            notes.append(message)
+
+    notes: list[str] = []
+    root = copied(Bundle.open(bundle_of("fp16")), tmp_path / "bundle")
+    lower_engines(root, tmp_path / "full", Request("fp32", "tensorrt", ["vision"]), Noted())
+    (note,) = notes
+    assert note.startswith("the bundle was exported in fp16: what is fp32 here has weights that were rounded to fp16")
+    assert plan_engines(root, Request("fp32", "tensorrt"))["notes"] == notes
+    assert plan_engines(root, Request("fp16", "tensorrt"))["notes"] == []
 
 
 def test_what_is_not_installed_is_named_with_its_remedy(
@@ -340,6 +431,25 @@ def test_what_is_not_installed_is_named_with_its_remedy(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(EnvironmentLack, match="memvp-export plugin build"):
         build_engines(bundle_of("fp16"), Request(target="tensorrt", plugin="on"))
+
+
+@pytest.mark.parametrize(
+    ("version", "target"), [("8.6.1", "tensorrt-8"), ("10.13.3", "tensorrt"), ("9.3.0", "tensorrt"), (None, "tensorrt")]
+)
+def test_the_installed_version_settles_the_target(
+    version: str | None,
+    target: str,
+    bundle_of: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "tensorrt").mkdir()
+    (tmp_path / "tensorrt" / "__init__.py").write_text("raise AssertionError('it is not to be loaded here')\n")
+    if version:
+        (tmp_path / "tensorrt.dist-info").mkdir()
+        (tmp_path / "tensorrt.dist-info" / "METADATA").write_text(f"Name: tensorrt\nVersion: {version}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert plan_engines(bundle_of("fp16"))["target"] == target
 
 
 def test_a_module_that_is_missing_in_the_child_ends_well(
@@ -362,6 +472,16 @@ def free_bytes(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
 def needed(message: str) -> int:
     (found,) = re.findall(r"needs ([\d,]+) bytes", message)
     return int(found.replace(",", ""))
+
+
+def test_a_plan_says_the_room_where_it_would_write(
+    bundle_of: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used, rooms = shutil.disk_usage("/"), {tmp_path: 7 << 40}
+    monkeypatch.setattr(building.shutil, "disk_usage", lambda folder: used._replace(free=rooms.get(folder, 5 << 40)))
+    asked = Request(target="tensorrt")
+    assert plan_engines(bundle_of("fp16"), asked)["disk_free"] == 5 << 40
+    assert plan_engines(bundle_of("fp16"), asked, tmp_path / "new" / "carried")["disk_free"] == 7 << 40
 
 
 def test_the_room_for_weights_that_lowering_makes_is_counted(

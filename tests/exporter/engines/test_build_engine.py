@@ -130,7 +130,7 @@ def test_without_tensorrt_it_ends_with_3_and_the_command_that_installs_it(tmp_pa
         ("{", "no recipe that can be read"),
         ("[1]", "no recipe that can be read"),
         ('{"schema": 2, "target": "tensorrt"}', "has schema 2"),
-        ('{"schema": 1, "target": "tensorrt-9"}', "target 'tensorrt-9'; here are tensorrt, tensorrt-rtx"),
+        ('{"schema": 1, "target": "tensorrt-9"}', "target 'tensorrt-9'; here are tensorrt, tensorrt-rtx, tensorrt-8"),
     ],
 )
 def test_recipes_that_cannot_be_used_are_refused(text: str, words: str, tmp_path: Path) -> None:
@@ -140,11 +140,30 @@ def test_recipes_that_cannot_be_used_are_refused(text: str, words: str, tmp_path
     assert words in str(failure.value)
 
 
+@pytest.mark.parametrize(("key", "held", "lacks"), [("cache", {}, "kind"), ("plugin", {"operators": []}, "library")])
+def test_a_recipe_that_lacks_something_is_bad_input(
+    key: str, held: dict[str, Any], lacks: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tensorrt").mkdir()
+    (tmp_path / "tensorrt" / "__init__.py").write_text(
+        "__version__ = '11.4.0'\nclass ILogger:\n    def __init__(self): pass\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    content = json.loads(write_recipe(tmp_path / "work").read_text())
+    recipe = tmp_path / "work" / "recipe.json"
+    for changed, missing in (({**content, key: {"axis": 2, **held}}, lacks), (content, key)):
+        if missing == key:
+            del changed[key]
+        recipe.write_text(json.dumps(changed))
+        with pytest.raises(InputError, match=rf"recipe\.json is damaged: '{missing}' is missing"):
+            built(recipe)
+
+
 def test_a_tensorrt_without_caches_in_place_says_which_has_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = SimpleNamespace(__name__="tensorrt", __version__="10.13.3", LayerType=SimpleNamespace())
-    monkeypatch.setattr(build_engine, "import_tensorrt", lambda name: module)
+    monkeypatch.setattr(build_engine, "import_tensorrt", lambda *names: module)
     cache = {"kind": "in_place", "axis": 2, "layers": 1, "capacity": 8}
     with pytest.raises(
         build_engine.EngineError, match=r"10\.13\.3 .* takes TensorRT 10\.15 .* --cache delta"
@@ -169,7 +188,7 @@ def test_a_cache_that_was_not_written_in_place_is_a_failure(tensorrt_here: None,
         (
             "Could not find any implementation for node a due to insufficient workspace.",
             "environment",
-            "raise --workspace",
+            "its kernels need more memory to work in",
         ),
         ("Target GPU SM 61 is not supported by this TensorRT release.", "environment", "another GPU"),
         ("API Usage Error (Cannot find plugin: VisualMemoryFFN)", "environment", "memvp-export plugin build"),
@@ -182,6 +201,16 @@ def test_what_tensorrt_says_of_a_failed_build_comes_with_what_to_do(said: str, k
     failure = build_failure(module, "decoder", ["an earlier one", said])
     assert failure.kind == kind and advice in str(failure) and said in str(failure)
     assert str(failure).startswith("tensorrt 10.3.0 could not build decoder")
+
+
+def test_a_workspace_that_was_asked_for_is_what_is_too_small() -> None:
+    module = SimpleNamespace(__name__="tensorrt", __version__="11.4.0")
+    said = ["Myelin (no tactics to implement the operation within workspace limit. Consider increase the allowed size)"]
+    found = [build_failure(module, "vision", said, workspace) for workspace in (4096, None)]
+    assert [failure.kind for failure in found] == ["input", "environment"]
+    assert "workspace of 4096 bytes: give --workspace more" in str(found[0]) and "--workspace" not in str(found[1])
+    other = build_failure(module, "vision", ["out of memory"], 4096)
+    assert other.kind == "environment" and "too little memory" in str(other)
 
 
 @pytest.mark.parametrize(

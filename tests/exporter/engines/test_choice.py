@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from memvp_export.exporter.bundle import Bundle
+from memvp_export.exporter.bundle import Bundle, change
 from memvp_export.exporter.engines.choice import choose_engines, described
 from memvp_export.exporter.engines.preflight import Environment
 from memvp_export.exporter.errors import EnvironmentLack, InputError
@@ -102,3 +102,32 @@ def test_components_of_different_targets_do_not_run_together(holding: Callable[.
         "there is no fp16 engine of vision for tensorrt-rtx",
         "there is no fp16 engine of decoder for tensorrt",
     ]
+
+
+def replace_graph(root: Path, component: str) -> None:
+    """Other bytes of the same meaning, as a graph that was made again has."""
+    with change(root) as (writer, manifest):
+        graph = root / manifest["components"][component]["graphs"]["fp16"]["file"]
+        graph.write_bytes(graph.read_bytes() + b"\x72\x00")
+        writer.record(str(graph.relative_to(root)))
+        writer.write_manifest(manifest)
+
+
+def test_engines_of_a_graph_that_was_replaced_do_not_run(holding: Callable[..., Bundle]) -> None:
+    root = holding(engine("vision"), engine("decoder")).root
+    replace_graph(root, "decoder")
+    with pytest.raises(InputError, match="was built from another fp16 graph of decoder than") as caught:
+        choose_engines(Bundle.open(root), "fp16", here)
+    assert NATIVE in str(caught.value) and f"`memvp-export trt {root} --fp16`" in str(caught.value)
+    enter(root, [engine("decoder", plugin=PLUGIN)], {"decoder": "an engine"})
+    assert files(choose_engines(Bundle.open(root), "fp16", here))[1] == PLUGGED
+    # The last one built runs, unless it is of another graph.
+    replace_graph(root, "decoder")
+    enter(root, [engine("decoder", folder="two")], {"decoder": "an engine"})
+    assert files(choose_engines(Bundle.open(root), "fp16", here))[1] == "two-tensorrt/decoder.native.engine"
+
+
+def test_an_engine_that_does_not_say_its_graph_does_not_run(holding: Callable[..., Bundle]) -> None:
+    root = holding({**engine("vision"), "source": {}}, engine("decoder")).root
+    with pytest.raises(InputError, match="built from another fp16 graph of vision"):
+        choose_engines(Bundle.open(root), "fp16", here)

@@ -155,7 +155,10 @@ def test_names_shapes_and_profiles_are_those_of_the_model(precision: str, way: s
             assert profile["attention_mask"][bound][1] == columns
             assert profile["past_key_values.0.key"][bound][1::2] == [HEADS, HEAD]
     assert [shapes["decode"]["input_ids"][bound][1] for bound in ("min", "opt", "max")] == [1, 1, 1]
-    assert shapes["prefill"]["input_ids"]["max"][1] > 1 and shapes["decode"]["past_key_values.0.key"]["min"][2] == 0
+    columns = engine.component["ranges"]["past_sequence"][1] + 1
+    assert shapes["prefill"]["input_ids"]["max"][1] == columns // 2
+    assert {profile["attention_mask"]["max"][1] for profile in shapes.values()} == {columns}
+    assert shapes["decode"]["past_key_values.0.key"]["min"][2] == 0
 
 
 def test_a_decode_step_gives_back_new_columns_and_copies_no_cache(

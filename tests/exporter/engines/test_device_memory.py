@@ -2,6 +2,7 @@
 
 import pytest
 from memvp_export.exporter.engines.device_memory import Buffers
+from memvp_export.exporter.engines.engine_error import EngineError
 
 
 class Memory:
@@ -41,6 +42,22 @@ def test_activations_get_what_they_need_and_no_more(memory: Memory) -> None:
     second = buffers.address("activations", 1200, grows=False)
     assert first != second and list(memory.live.values()) == [1200]
     assert buffers.address("activations", 900, grows=False) == second
+    assert (buffers.capacity("activations"), buffers.capacity("others")) == (1200, 0)
+
+
+def test_a_buffer_that_is_refused_keeps_no_other() -> None:
+    class Broken(Memory):
+        def free(self, pointer: int) -> None:
+            if pointer == 2:
+                raise EngineError("cudaFree failed", "environment")
+            super().free(pointer)
+
+    memory = Broken()
+    buffers = Buffers(memory)
+    for name in ("a", "b", "c"):
+        buffers.address(name, 1000)
+    buffers.free()
+    assert list(memory.live) == [2]
 
 
 def test_an_empty_tensor_has_an_address(memory: Memory) -> None:

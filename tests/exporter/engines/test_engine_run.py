@@ -131,6 +131,19 @@ def test_a_run_takes_the_narrowest_profile_that_holds_its_shapes(
     assert not cuda.held
 
 
+def test_a_profile_with_a_fixed_length_is_narrower_than_a_smaller_one_that_varies() -> None:
+    class Two(Engine):
+        """Profile 0 is for up to 4 rows of 1 to 3 columns, profile 1 for up to 8 rows of 3."""
+
+        num_optimization_profiles = 2
+
+        def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, int]]:
+            return [[(1, 1), (1, 1), (4, 3)], [(1, 3), (1, 3), (8, 3)]][profile]
+
+    for columns, profile in ((3, 1), (2, 0)):
+        assert engine_run._profile_for(Two(), {"x": (2, columns)}) == profile
+
+
 def test_an_output_that_is_written_into_an_input_has_its_memory(
     cuda: HostCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from memvp_export.exporter.engines.profiles import Profile, make_profiles
 from memvp_export.exporter.errors import InputError
+from memvp_export.exporter.kv_cache import pieces
 
 Ports = list[dict[str, Any]]
 
@@ -39,13 +40,54 @@ def test_a_component_without_a_past_gets_one_profile() -> None:
 def test_a_past_gives_a_profile_to_prefill_and_one_to_decode() -> None:
     prefill, decode = make_profiles(DECODER, RANGES, max_batch=2, max_seq=128)
     assert (prefill.name, decode.name) == ("prefill", "decode")
-    assert limits(prefill, "input_ids") == [[1, 1], [1, 64], [2, 128]]
-    assert limits(prefill, "past_key_values.0.key") == [[1, 6, 0, 16], [1, 6, 0, 16], [2, 6, 127, 16]]
-    assert limits(prefill, "logits_positions") == [[1, 1], [1, 1], [2, 128]]
+    assert limits(prefill, "input_ids") == [[1, 1], [1, 64], [2, 64]]
+    assert limits(prefill, "past_key_values.0.key") == [[1, 6, 0, 16], [1, 6, 0, 16], [2, 6, 64, 16]]
+    assert limits(prefill, "attention_mask") == [[1, 1], [1, 64], [2, 128]]
+    assert limits(prefill, "logits_positions") == [[1, 1], [1, 1], [2, 64]]
     assert limits(decode, "input_ids") == [[1, 1], [1, 1], [2, 1]]
     assert limits(decode, "past_key_values.0.key") == [[1, 6, 0, 16], [1, 6, 63, 16], [2, 6, 127, 16]]
     assert limits(decode, "attention_mask") == [[1, 1], [1, 64], [2, 128]]
     assert limits(decode, "logits_positions") == [[1, 1], [1, 1], [2, 1]]
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3, 17, 128, 511, 512])
+@pytest.mark.parametrize("new", [None, 1, 7, 100])
+def test_no_profile_admits_more_columns_than_there_are_and_every_prompt_fits_in_pieces(
+    columns: int, new: int | None
+) -> None:
+    given = {"max_shapes": {"input_ids": [2, new]}} if new and new <= columns else {}
+    profiles = make_profiles(DECODER, RANGES, max_batch=2, max_seq=columns, **given)
+    boxes = [
+        (limits(one, "input_ids")[2][1], limits(one, "past_key_values.0.key")[2][2], limits(one, "attention_mask")[2])
+        for one in profiles
+    ]
+    for sequence, past, mask in boxes:
+        assert sequence >= 1 and sequence + past == mask[1] <= columns
+    most = max(sequence for sequence, _, _ in boxes)
+    for prompt in range(1, columns + 1):
+        held = 0
+        for length in pieces(prompt, most):
+            assert any(length <= sequence and held <= past for sequence, past, _ in boxes), (prompt, held, length)
+            held += length
+        assert held == prompt
+
+
+def test_what_is_given_of_the_past_is_bounded_in_prefill_by_the_new_columns() -> None:
+    whole = {"max_shapes": {"input_ids": [2, 512]}}
+    prefill, decode = make_profiles(DECODER, RANGES, **whole)
+    assert limits(prefill, "input_ids")[2] == [2, 512] and limits(prefill, "past_key_values.0.key")[2][2] == 0
+    assert limits(decode, "past_key_values.0.key")[2][2] == 511
+    less = {"max_shapes": {"past_key_values.0.key": [2, 6, 100, 16]}}
+    prefill, decode = make_profiles(DECODER, RANGES, **less)
+    assert limits(prefill, "input_ids")[2] == [2, 412] and limits(prefill, "attention_mask")[2] == [2, 512]
+    assert limits(decode, "past_key_values.0.key")[2][2] == 100
+    full = {"opt_shapes": {"past_key_values.0.key": [2, 6, 400, 16]}}
+    prefill, decode = make_profiles(DECODER, RANGES, **full)
+    assert [limits(one, "past_key_values.0.key")[1][2] for one in (prefill, decode)] == [256, 400]
+    usual = {"opt_shapes": {"input_ids": [2, 300]}}
+    assert [make_profiles(DECODER, RANGES, **usual)[0].shapes["input_ids"][which][1] for which in ("opt", "max")] == [
+        *(300, 300)
+    ]
 
 
 def test_a_static_past_bounds_past_and_new_columns_together() -> None:
@@ -82,7 +124,7 @@ def test_all_inputs_of_a_profile_agree(ports: Ports, sizes: dict[str, int]) -> N
 
 def test_unless_said_a_batch_of_eight_and_all_columns() -> None:
     prefill, _ = make_profiles(DECODER, RANGES)
-    assert prefill.shapes["input_ids"]["max"] == [8, 512]
+    assert prefill.shapes["input_ids"]["max"] == [8, 256] and prefill.shapes["attention_mask"]["max"] == [8, 512]
     assert make_profiles(VISION, {"batch": [1, 4]})[0].shapes["image_indicator"]["max"] == [4]
 
 
@@ -98,6 +140,34 @@ def test_unless_said_a_batch_of_eight_and_all_columns() -> None:
 def test_a_size_outside_the_components_ranges_is_refused(sizes: dict[str, int], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make_profiles(DECODER, RANGES, **sizes)
+
+
+@pytest.mark.parametrize(
+    "sizes, name, within, beyond, message",
+    [
+        ({"max_batch": 4}, "visual_memory", [4, 256, 96], [5, 256, 96], "batch = 5, and --max-batch 4 leaves 4"),
+        ({"max_seq": 64}, "input_ids", [1, 64], [1, 65], "sequence = 65, and --max-seq 64 leaves 64"),
+        (
+            {"max_seq": 64},
+            "past_key_values.0.key",
+            [1, 6, 63, 16],
+            [1, 6, 64, 16],
+            "past_sequence = 64, and --max-seq 64 leaves 63",
+        ),
+    ],
+)
+@pytest.mark.parametrize("which", ["min", "opt", "max"])
+def test_shapes_go_no_further_than_the_sizes_beside_them(
+    which: str, sizes: dict[str, int], name: str, within: list[int], beyond: list[int], message: str
+) -> None:
+    given = f"{which}_shapes"
+    made = make_profiles(DECODER, RANGES, **sizes, **{given: {name: within}})
+    assert within in [limits(profile, name)[("min", "opt", "max").index(which)] for profile in made]
+    with pytest.raises(InputError, match=rf"^--{which}-shapes asks for {message}"):
+        make_profiles(DECODER, RANGES, **sizes, **{given: {name: beyond}})
+    # Without the option the ranges alone bound them; where nobody says, the largest batch is a default.
+    if which == "max":
+        assert make_profiles(DECODER, RANGES, **{given: {name: beyond}})
 
 
 def test_a_given_shape_holds_for_all_inputs() -> None:

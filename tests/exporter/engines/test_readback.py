@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from memvp_export.exporter.engines.readback import cache_copies, precision_share, summary, verdict
+from memvp_export.exporter.engines.readback import cache_copies, precision_share, verdict
 
 Edit = Callable[[dict[str, Any]], None]
 CACHE = {"kind": "delta", "axis": 2, "layers": 1, "capacity": 64}
@@ -221,14 +221,15 @@ def test_in_place_new_columns_are_written_and_anything_as_long_as_the_buffer_is_
     assert any("1 layers write copies of the cache" in failure for failure in failures), failures
 
 
-def test_a_summary_counts_layers_by_type_and_precision() -> None:
+def test_copies_of_a_cache_are_refused_with_what_does_not_copy() -> None:
     record = good()
-    shown = summary(record, CACHE)
-    assert shown["layers"] == 5 and shown["layers_by_type"] == {"gemm": {"float16": 2}, "kgen": {"float16": 3}}
-    assert shown["products_by_precision"] == {"float16": 4}
-    assert shown["product_weight_bytes"] == {"float16": 32 * 64 * 2}
-    assert shown["memory_sites"] == ["mlp/VisualMemoryFFN"]
-    assert shown["cache_copies"]["prefill"] == ["join"]
+    copies_at_a_step(record)
+    (failure,) = verdict(RECIPE, record)
+    assert "TensorRT 11.4.0 does not read the past where it lies: build with --cache concat" in failure
+    assert verdict({**RECIPE, "cache": {**CACHE, "kind": "concat"}}, record) == []
+    weights = {**RECIPE, "precision": "int8-weights", "quantized": {"dtype": "float16", "layers": 1, "bytes": 1}}
+    (failure,) = verdict(weights, record)
+    assert "where it lies with weights that are quantized alone: build with --cache concat" in failure
 
 
 def with_kept(kept: str, attention: str = "float16") -> dict[str, Any]:

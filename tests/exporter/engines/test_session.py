@@ -11,7 +11,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from memvp_export.exporter.bundle import Bundle
+from memvp_export.exporter.bundle import Bundle, change
+from memvp_export.exporter.data import Request
 from memvp_export.exporter.engines import session as session_module
 from memvp_export.exporter.engines.cuda_runtime import Cuda
 from memvp_export.exporter.engines.engine_error import EngineError
@@ -19,6 +20,7 @@ from memvp_export.exporter.engines.session import TensorRTSession
 from memvp_export.exporter.engines.shapes import NoProfile
 from memvp_export.exporter.errors import EnvironmentLack, InputError
 from memvp_export.exporter.onnx_session import OnnxSession
+from memvp_export.exporter.pipeline import Pipeline, Settings
 from memvp_export.exporter.run import run, run_component
 
 from .fake_bundle import enter, entry_of, with_engines
@@ -109,6 +111,31 @@ def test_contexts_share_one_buffer_for_activations(session: TensorRTSession, run
     assert len(contexts) == 3 and len({context.memory[0] for context in contexts}) == 1
 
 
+def test_memory_held_for_activations_is_not_asked_for_again(roots: Callable[[str], Path], tmp_path: Path) -> None:
+    root = Path(shutil.copytree(roots("fp32"), tmp_path / "bundle"))
+    with change(root) as (writer, manifest):
+        manifest["engines"] = [{**entry, "activation": 1000} for entry in manifest["engines"]]
+        writer.write_manifest(manifest)
+    weights = {one["component"]: (root / one["file"]).stat().st_size for one in Bundle.open(root).manifest["engines"]}
+    gpu = HERE.gpu
+    assert gpu is not None
+
+    def after_decoder(room: int) -> TensorRTSession:
+        runtime = FakeRuntime(replace(HERE, gpu=replace(gpu, free=weights["decoder"] + 1000)))
+        opened = TensorRTSession(Bundle.open(root), runtime=runtime)  # type: ignore[arg-type]
+        opened.run("decoder", decoder())
+        runtime.here = replace(HERE, gpu=replace(gpu, free=room))
+        return opened
+
+    with after_decoder(weights["vision"]) as session:
+        assert session.run("vision", PIXELS)["visual_memory"].shape[0] == 2
+    with (
+        after_decoder(weights["vision"] - 1) as session,
+        pytest.raises(EnvironmentLack, match="MiB for weights, NVIDIA"),
+    ):
+        session.run("vision", PIXELS)
+
+
 def test_an_engine_is_loaded_when_it_is_first_run(session: TensorRTSession, runtime: FakeRuntime) -> None:
     assert not runtime.engines
     session.run("decoder", decoder())
@@ -151,6 +178,44 @@ def test_timings_are_told_apart(session: TensorRTSession) -> None:
     assert (timing.h2d, timing.gpu, timing.d2h) == (1e-6, 1e-6, 1e-6) and timing.host > 0
 
 
+def test_positions_that_have_no_angles_are_refused(
+    session: TensorRTSession,
+    runtime: FakeRuntime,
+    roots: Callable[[str], Path],
+    bundle_of: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    last = session.run("decoder", decoder(4, 2, position_ids=np.array([[0, 511]])))["logits"]
+    assert np.abs(last - session.run("decoder", decoder(4, 2))["logits"]).max() > 1e-3
+    ran = len(runtime.engines["decoder"].contexts[0].runs)
+    for ids, range_ in (([0, 512], "0 to 512"), ([-1, 3], "-1 to 3")):
+        with pytest.raises(InputError, match=rf"'position_ids' has {range_}; .* has angles for positions 0 to 511"):
+            session.run("decoder", decoder(4, 2, position_ids=np.array([ids])))
+    assert len(runtime.engines["decoder"].contexts[0].runs) == ran
+    # The published form computes its angles.
+    root = with_engines(bundle_of("fp32"), tmp_path, "fp32", cache="concat")
+    with TensorRTSession(Bundle.open(root), runtime=FakeRuntime()) as whole:  # type: ignore[arg-type]
+        assert np.isfinite(whole.run("decoder", decoder(4, 2, position_ids=np.array([[-1, 600]])))["logits"]).all()
+
+
+def test_more_columns_than_the_decoder_has_are_refused_whatever_the_profile_admits(
+    roots: Callable[[str], Path], tmp_path: Path, runtime: FakeRuntime
+) -> None:
+    """As with engines whose prefill takes its longest sequence after its longest past."""
+    root = Path(shutil.copytree(roots("fp32"), tmp_path / "bundle"))
+    with change(root) as (writer, manifest):
+        (entry,) = [one for one in manifest["engines"] if one["component"] == "decoder"]
+        for name, shapes in entry["profiles"][0]["shapes"].items():
+            dims = next(port["dims"] for port in entry["inputs"] if port["name"] == name)
+            longest = {"sequence": 512, "past_sequence": 511, "past_sequence + sequence": 1023, "positions": 512}
+            shapes["max"] = [longest.get(dim, size) for dim, size in zip(dims, shapes["max"], strict=True)]
+        writer.write_manifest(manifest)
+    with TensorRTSession(Bundle.open(root), runtime=runtime) as opened:  # type: ignore[arg-type]
+        assert opened.run("decoder", decoder(511, 1), ["logits"])["logits"].shape == (1, 1, 150)
+        with pytest.raises(InputError, match="509 columns of past and 4 new ones are more than the 512 that"):
+            opened.run("decoder", decoder(509, 4, position_ids=np.zeros((1, 4), int)))
+
+
 def without(name: str) -> dict[str, np.ndarray]:
     return {key: array for key, array in decoder().items() if key != name}
 
@@ -190,7 +255,7 @@ def test_an_output_that_the_engine_does_not_have_is_refused(session: TensorRTSes
 def test_shapes_that_no_profile_holds_are_refused_with_the_ranges(session: TensorRTSession) -> None:
     with pytest.raises(NoProfile, match="of decoder holds these shapes") as caught:
         session.run("decoder", decoder(0, 3, rows=5))
-    assert "prefill takes input_ids [1-4, 1-96], not [5, 3]" in str(caught.value)
+    assert "prefill takes input_ids [1-4, 1-48], not [5, 3]" in str(caught.value)
     assert "decode takes input_ids [1-4, 1], not [5, 3]" in str(caught.value)
     with pytest.raises(NoProfile, match="decode takes input_ids") as caught:
         session.run("decoder", decoder(0, 3), profile="decode")
@@ -297,6 +362,41 @@ def broken_device(feed: Any) -> Any:
     raise EngineError("cudaStreamSynchronize failed: an illegal memory access was encountered", "environment")
 
 
+def test_a_device_that_refuses_everything_afterwards_does_not_hide_why(
+    summing: Callable[..., TensorRTSession],
+) -> None:
+    runtime, refused = FakeRuntime(compute=broken_device), []
+
+    def refuse(handle: int) -> None:
+        refused.append(handle)
+        raise EngineError("cudaFree failed: an illegal memory access was encountered", "environment")
+
+    for call in ("free", "destroy_event", "destroy_stream"):
+        setattr(runtime.cuda, call, refuse)
+    with (
+        pytest.raises(EnvironmentLack, match=r"^cudaStreamSynchronize failed"),
+        summing(sum_entry("float32"), runtime) as session,
+    ):
+        session.run("vision", {"x": np.zeros((1, 4), np.float32), "ids": np.array([1])})
+    # Each was tried: what one refuses another may take.
+    assert sorted(refused) == sorted(runtime.cuda.live)
+
+
+@pytest.mark.parametrize("runs", [0, 1])
+def test_nothing_is_run_after_the_end(summing: Callable[..., TensorRTSession], runs: int) -> None:
+    runtime = FakeRuntime(compute=lambda feed: {"y": feed["x"]})
+    session = summing(sum_entry("float32"), runtime)
+    inputs = {"x": np.zeros((1, 4), np.float32), "ids": np.array([1])}
+    for _ in range(runs):
+        session.run("vision", inputs)
+    session.close()
+    runtime.engines.clear()
+    with pytest.raises(InputError, match="this session is closed: open another"):
+        session.run("vision", inputs)
+    session.close()
+    assert not runtime.engines and not runtime.cuda.live
+
+
 def test_what_tensorrt_says_is_passed_on(summing: Callable[..., TensorRTSession]) -> None:
     runtime = FakeRuntime(compute=dict)
     session = summing(sum_entry("float32"), runtime)
@@ -371,6 +471,24 @@ def test_answers_through_engines_are_those_of_the_graphs(
     assert prefill.runs and [r["input_ids"] for r in decode.runs] == [(1, 1)] * len(decode.runs)
 
 
+def test_a_prompt_longer_than_a_prefill_is_run_in_pieces(
+    roots: Callable[[str], Path], runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "process_runtime", lambda: runtime)
+    bundle, settings = Bundle.open(roots("fp32")), Settings(max_new_tokens=4)
+    text = "what is this? " * 40
+    with TensorRTSession(bundle) as opened:
+        pipeline = Pipeline.from_manifest(opened, opened.manifest, bundle.root)
+        assert pipeline.max_sequence == 96 < len(pipeline.tokenizer.encode(text))
+        (found,) = pipeline.answer([Request("1", text)], settings)
+    pieces = [run["input_ids"][1] for run in runtime.engines["decoder"].contexts[0].runs]
+    assert pieces == [44, 48] and found.truncated
+    # The graph takes the same 92 tokens in one call.
+    graph = Pipeline.from_manifest(OnnxSession(bundle, threads=1), bundle.manifest, bundle.root)
+    graph.max_sequence = 96
+    assert graph.answer([Request("1", text)], settings) == [found] and found.ids
+
+
 def test_the_choice_of_engines_is_told_and_a_lowering_is_of_engines_alone(
     roots: Callable[[str], Path], runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -406,7 +524,7 @@ def test_a_cache_in_place_has_one_buffer_and_gives_the_same_answers(
         inputs = decoder(96, 3) | {"attention_mask": np.ones((1, 2), np.int64)}
         with pytest.raises(InputError, match="leave -1 for past_sequence"):
             session.run("decoder", inputs)
-        with pytest.raises(NoProfile, match=r"attention_mask \[1-4, 1-96\], not \[1, 97\]"):
+        with pytest.raises(NoProfile, match="94 columns of past and 3 new ones are more than the 96 that the engine"):
             session.run("decoder", inputs | {"attention_mask": np.ones((1, 97), np.int64)})
 
 

@@ -32,6 +32,8 @@ RECIPE: dict[str, Any] = {
     "builder_effort": None,
     "timing_cache": None,
     "plugin": None,
+    "quantized": {"dtype": "int8", "layers": 2, "bytes": 64},
+    "keep_fp32": {"patterns": ["a"], "nodes": ["a/MatMul"], "stored": []},
 }
 LAYER = {"name": "a", "type": "gemm", "inputs": PARTS, "constants": PARTS, "outputs": PARTS, "onnx": ["a"]}
 RECORD: dict[str, Any] = {
@@ -73,6 +75,8 @@ REQUIRED = {
     "source",
     "inputs",
     "ranges",
+    "quantized",
+    "keep_fp32",
 }
 
 
@@ -84,6 +88,11 @@ REQUIRED = {
         (lambda recipe: recipe["inputs"][0].pop("dims"), r"inputs\[0\]\.dims is missing"),
         (lambda recipe: recipe["profiles"][0].update(shapes=[]), r"profiles\[0\]\.shapes is not what it should be"),
         (lambda recipe: recipe.update(plugin={"operators": ["A"]}), "plugin.embed is missing"),
+        (lambda recipe: recipe.update(quantized=5), "quantized is not what it should be"),
+        (lambda recipe: recipe["quantized"].pop("dtype"), "quantized.dtype is missing"),
+        (lambda recipe: recipe["quantized"].update(bytes=0), "quantized.bytes is 0"),
+        (lambda recipe: recipe.update(keep_fp32=["a"]), "keep_fp32 is not what it should be"),
+        (lambda recipe: recipe["keep_fp32"].pop("stored"), "keep_fp32.stored is missing"),
         (lambda recipe: recipe.update(precision="int4"), "precision is 'int4'"),
         (lambda recipe: recipe.update(lowering="both"), "lowering is 'both'"),
         (lambda recipe: recipe.update(engine="../vision.engine"), "do not lie beside it"),
