@@ -1,4 +1,4 @@
-"""The one place that touches past and present: keys and values of the columns a decoder has seen (design section 5)."""
+"""The one place that touches past and present: keys and values of the columns a decoder has seen (docs/bundle.md)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from .errors import InputError
+from .precisions import DTYPES
 from .session import Arrays
 
 _PAST, _PRESENT = "past_key_values.", "present."
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 KINDS = ("concat", "delta", "in_place")
 
 
@@ -29,10 +29,10 @@ class KVCache:
         ports = {
             port["name"]: port
             for port in component["inputs"]
-            if port["name"].startswith(_PAST) and _present(port["name"]) in outputs
+            if is_past(port["name"]) and present_of(port["name"]) in outputs
         }
         self.past = list(ports)
-        self.present = [_present(name) for name in self.past]
+        self.present = [present_of(name) for name in self.past]
         self.length = 0
         cache = component.get("cache") or {"kind": "concat", "axis": 2, "layers": 0}
         if 2 * cache["layers"] != len(ports):
@@ -94,5 +94,28 @@ class KVCache:
         self.length += columns if grown else 0
 
 
-def _present(past: str) -> str:
+def pieces(columns: int, most: int) -> list[int]:
+    """The lengths of calls of at most `most` new columns that together run `columns`. The shorter one comes first: then
+    no call with a past reaches beyond what a full one at the end of the cache does."""
+    first = columns % most
+    return [*([first] if first else []), *([most] * (columns // most))]
+
+
+def is_past(port: str) -> bool:
+    """Whether an input holds keys or values of the past."""
+    return port.startswith(_PAST)
+
+
+def is_present(port: str) -> bool:
+    """Whether an output holds keys or values for the next call."""
+    return port.startswith(_PRESENT)
+
+
+def present_of(past: str) -> str:
+    """The output that belongs to an input of the past."""
     return _PRESENT + past.removeprefix(_PAST)
+
+
+def past_of(present: str) -> str:
+    """The input that an output is for, in the next call."""
+    return _PAST + present.removeprefix(_PRESENT)

@@ -13,8 +13,8 @@ import numpy as np
 from .data import LETTERS, Answer, Request
 from .errors import InputError, VerdictError
 from .images import check_preprocessing, load_image, preprocess
-from .kv_cache import KVCache
-from .session import Session
+from .kv_cache import KVCache, pieces
+from .session import Arrays, Session
 from .tokenization import Tokenizer
 
 DEFAULT_BATCH = 8
@@ -55,8 +55,10 @@ class Pipeline:
     """Answers requests with the components `vision` and `decoder` of a session.
 
     Attributes: tokenizer; preprocessing; max_sequence, the columns of prompt and answer together; max_batch; defaults,
-    the Settings used where none are given.
+    the Settings used where none are given; scores, False: an answer is a text.
     """
+
+    scores = False
 
     def __init__(
         self,
@@ -78,7 +80,7 @@ class Pipeline:
         self._cached = bool(KVCache(decoder, precision, 1).past)
         ranges = decoder["ranges"]
         self.max_batch = int(ranges["batch"][1])
-        self._chunk = int(ranges["sequence"][1])
+        self._chunk, self._positions = int(ranges["sequence"][1]), int(ranges["positions"][1])
         longest = ranges["past_sequence"][1] + 1 if self._cached else self._chunk
         self.max_sequence = min(tokenizer.maximum, int(longest))
         vocab = next(port["dims"][-1] for port in decoder["outputs"] if port["name"] == "logits")
@@ -92,10 +94,8 @@ class Pipeline:
         cls, session: Session, manifest: Mapping[str, Any], root: Path, precision: str | None = None
     ) -> "Pipeline":
         """The pipeline of an opened bundle; precision is the session's, where it is not the bundle's own."""
-        if manifest["family"] != "memvp-llama":
-            raise InputError(
-                f"the bundle is of the family {manifest['family']}; text is generated for memvp-llama only."
-            )
+        if manifest["generation"] is None:
+            raise InputError(f"the bundle is of the family {manifest['family']}, which generates no text.")
         return cls(
             session,
             Tokenizer(root, manifest["tokenizer"]),
@@ -143,14 +143,15 @@ class Pipeline:
         if empty := [request.id for request, row in zip(requests, rows, strict=True) if not row]:
             raise InputError(f"the text of {empty[0]!r} is empty, and the tokenizer adds no beginning to it.")
         generators = [np.random.default_rng([settings.seed, zlib.crc32(request.id.encode())]) for request in requests]
-        produced = self._generate([row[:room] for row in rows], self._look(requests), settings, generators)
+        visual = self._session.run("vision", self.inputs(requests), ["visual_memory"])["visual_memory"]
+        produced = self._generate([row[:room] for row in rows], visual, settings, generators)
         return [
             self._finish(request, ids, len(row) > room)
             for request, ids, row in zip(requests, produced.tolist(), rows, strict=True)
         ]
 
-    def _look(self, requests: Sequence[Request]) -> np.ndarray:
-        """The visual memory [B,v,d]; rows without an image are zeros with the indicator 0 (spec 1.6)."""
+    def inputs(self, requests: Sequence[Request]) -> Arrays:
+        """What `vision` takes for these requests; rows without an image are zeros with the indicator 0 (spec 1.6)."""
         if second := [request.id for request in requests if request.image_2]:
             raise InputError(f"the request {second[0]!r} has two images; this model looks at one.")
         shape = (len(requests), 3, self.preprocessing["height"], self.preprocessing["width"])
@@ -159,8 +160,29 @@ class Pipeline:
             if request.image is not None:
                 pixels[row] = preprocess(load_image(request.image), self.preprocessing)
         indicator = np.array([request.image is not None for request in requests], np.float32)
-        inputs = {"pixel_values": pixels, "image_indicator": indicator}
-        return self._session.run("vision", inputs, ["visual_memory"])["visual_memory"]
+        return {"pixel_values": pixels, "image_indicator": indicator}
+
+    def padded(self, rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids padded on the left, and their mask: int64 [B,T]."""
+        width = max(map(len, rows))
+        ids = np.full((len(rows), width), self.tokenizer.pad, np.int64)
+        mask = np.zeros((len(rows), width), np.int64)
+        for index, row in enumerate(rows):
+            ids[index, width - len(row) :] = row
+            mask[index, width - len(row) :] = 1
+        return ids, mask
+
+    def logits(self, ids: np.ndarray, mask: np.ndarray, positions: np.ndarray, visual: np.ndarray) -> np.ndarray:
+        """Logits [B,K,V] at the columns `positions` [B,K] of whole rows `ids` [B,T], padded as `padded` does it."""
+        most = self._positions
+        parts = [
+            self._run_decoder(ids, positions[:, at : at + most], mask, visual, self._cache(len(ids)), keep=False)
+            for at in range(0, positions.shape[1], most)
+        ]
+        return np.concatenate(parts, 1)
+
+    def _cache(self, batch: int) -> KVCache:
+        return KVCache(self._decoder, self._precision, batch)
 
     def _generate(
         self,
@@ -170,18 +192,15 @@ class Pipeline:
         generators: Sequence[np.random.Generator],
     ) -> np.ndarray:
         """New token ids [B,n], n <= max_new_tokens: it ends when every row has had its EOS (spec 1.5)."""
-        width = max(map(len, rows))
-        new = np.full((len(rows), width), self.tokenizer.pad, np.int64)
-        mask = np.zeros((len(rows), width + settings.max_new_tokens), np.int64)
-        for row, ids in enumerate(rows):
-            new[row, width - len(ids) :] = ids
-            mask[row, width - len(ids) :] = 1
-        cache = KVCache(self._decoder, self._precision, len(rows))
+        new, mask = self.padded(rows)
+        mask = np.pad(mask, ((0, 0), (0, settings.max_new_tokens)), constant_values=1)
+        cache = self._cache(len(rows))
         produced: list[np.ndarray] = []
         ended = np.zeros(len(rows), bool)
         while True:
             last = len(produced) + 1 == settings.max_new_tokens
-            logits = self._run_decoder(new, mask, visual, cache, keep=not last)
+            end = np.full((len(rows), 1), new.shape[1] - 1)
+            logits = self._run_decoder(new, end, mask, visual, cache, keep=not last)[:, 0]
             produced.append(next_tokens(logits[:, : self.tokenizer.pieces], settings, generators))
             ended |= produced[-1] == self.tokenizer.eos
             if last or ended.all():
@@ -189,10 +208,13 @@ class Pipeline:
             new = produced[-1][:, None]
 
     def _run_decoder(
-        self, ids: np.ndarray, mask: np.ndarray, visual: np.ndarray, cache: KVCache, keep: bool
+        self, ids: np.ndarray, asked: np.ndarray, mask: np.ndarray, visual: np.ndarray, cache: KVCache, keep: bool
     ) -> np.ndarray:
-        """Logits [B,V] of the last of the new columns `ids` [B,T], run in chunks the graph's range allows."""
-        chunks = [ids[:, at : at + self._chunk] for at in range(0, ids.shape[1], self._chunk)]
+        """Logits [B,K,V] of the columns `asked` [B,K] of the new ones `ids` [B,T], run in chunks the graph's range
+        allows."""
+        lengths = pieces(ids.shape[1], self._chunk)
+        chunks = np.split(ids, np.cumsum(lengths)[:-1], axis=1)
+        found: np.ndarray | None = None
         for number, chunk in enumerate(chunks):
             start, columns = cache.length, chunk.shape[1]
             inputs = {
@@ -200,7 +222,8 @@ class Pipeline:
                 "attention_mask": np.ascontiguousarray(mask[:, : start + columns]),
                 # Padding counts: RoPE is relative, so that only distances matter.
                 "position_ids": np.tile(np.arange(start, start + columns), (len(ids), 1)),
-                "logits_positions": np.full((len(ids), 1), columns - 1),
+                # A chunk gives something for columns of others too.
+                "logits_positions": asked.clip(0, columns - 1),
                 "visual_memory": visual,
                 **cache.inputs(),
             }
@@ -208,7 +231,10 @@ class Pipeline:
             outputs = self._session.run("decoder", inputs, ["logits", *needed])
             if needed:
                 cache.update(outputs, columns)
-        return outputs["logits"][:, -1]
+            found = outputs["logits"] if found is None else np.where(asked[..., None] < 0, found, outputs["logits"])
+            asked = asked - columns
+        assert found is not None
+        return found
 
     def _finish(self, request: Request, ids: list[int], truncated: bool) -> Answer:
         ids = ids[: ids.index(self.tokenizer.eos)] if self.tokenizer.eos in ids else ids

@@ -39,14 +39,17 @@ def reference_of(bundle: Bundle, source: Source | None) -> tuple[TorchReference,
 
 def _differing(model: Model, bundle: Bundle) -> list[str]:
     manifest = bundle.manifest
-    tokenizer = dict(manifest["tokenizer"])
-    stored = bundle.path(tokenizer.pop("file"))
+    tokenizer = {key: value for key, value in manifest["tokenizer"].items() if key not in model.tokenizer_files}
+    stored = {key: manifest["tokenizer"].get(key) for key in model.tokenizer_files}
     pairs: dict[str, tuple[Any, Any]] = {
         "family": (model.family, manifest["family"]),
         "config": (model.config.to_dict(), manifest["config"]),
         "preprocessing": (dict(model.preprocessing), manifest["preprocessing"]),
         "tokenizer": (dict(model.tokenizer), tokenizer),
-        "the tokenizer's file": (sha256_file(model.tokenizer_file), sha256_file(stored)),
+        "the tokenizer's files": (
+            {key: sha256_file(path) for key, path in model.tokenizer_files.items()},
+            {key: sha256_file(bundle.path(name)) for key, name in stored.items() if isinstance(name, str)},
+        ),
     }
     return [name for name, (given, own) in pairs.items() if given != own]
 

@@ -6,17 +6,23 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..bundle import Bundle
+from ..classifier import MODEL, Classifier
 from ..data import Answer, Request
 from ..datasets import Dataset
+from ..engines.shapes import NoProfile
 from ..errors import VerdictError
-from ..pipeline import Settings
+from ..pipeline import Pipeline, Settings
 from ..pipelines import AnyPipeline, pipeline_from
-from ..session import Session
+from ..session import Arrays, Session
 from .compare import compare_answer, compare_output
+from .quality import quality_of
 from .recording import ROWS, distinct_logits, record_answers
 from .replay import Pair
 from .report import Report
+from .thresholds import Threshold
 
 if TYPE_CHECKING:
     from ..models.component import Component
@@ -26,7 +32,7 @@ NO_ANSWERS = "there are no answers from pixels and text: {} logits are not finit
 
 def pipeline_of(session: Session, manifest: Mapping[str, Any], root: Path, precision: str) -> AnyPipeline:
     """Image and text to answer over `session`, which runs the components as `manifest` has them; where that leaves
-    their type to the precision, bf16 is run as its float32 twin."""
+    their type to the plain precision, bf16 is run as its float32 twin."""
     return pipeline_from(session, manifest, root, precision="fp32" if precision == "bf16" else precision)
 
 
@@ -34,6 +40,21 @@ def possible(settings: Settings, manifest: Mapping[str, Any]) -> Settings:
     """The settings with one new token where the decoder, as `manifest` has it, was built for a single pass."""
     decoder = manifest["components"].get("decoder")
     return settings if decoder is None or decoder["cache"] else replace(settings, max_new_tokens=1)
+
+
+def fits(pipeline: AnyPipeline, request: Request, settings: Settings, longest: int) -> bool:
+    """Whether what may be shorter than the model, which takes `longest` columns, sees the prompt as the model does."""
+    columns = len(pipeline.tokenizer.encode(request.text)) + settings.max_new_tokens
+    return columns <= pipeline.max_sequence or pipeline.max_sequence >= longest
+
+
+def note_left_out(report: Report, count: int, of: str, pipeline: AnyPipeline) -> None:
+    """Tell that `count` requests do not fit, of those that `of` names."""
+    if count:
+        report.notes.append(
+            f"{count} of {of} were not compared: they are longer than the {pipeline.max_sequence} columns that the "
+            "engine was built for"
+        )
 
 
 def compare_answers(
@@ -44,15 +65,27 @@ def compare_answers(
     margins: Sequence[tuple[float, ...]],
     reference: str,
     settings: Settings | None = None,
-) -> None:
-    """Answer the requests and enter the answers into the report beside those expected."""
+    limit: Threshold | None = None,
+) -> int:
+    """Answer the requests and enter the answers into the report beside those expected, scores as one output; limit is
+    the report's unless another one is given. Returns how many were compared: all or none."""
     try:
         answers = pipeline.answer(requests, settings)
     except VerdictError:
-        _fail(report, NO_ANSWERS.format("the decoder's"))
-        return
-    for each in zip(requests, answers, expected, margins, strict=True):
-        report.answers.append(compare_answer(*each, reference, report.threshold))
+        _fail(report, NO_ANSWERS.format("the decoder's" if isinstance(pipeline, Pipeline) else "the model's"))
+        return 0
+    except NoProfile as error:
+        report.notes.append(f"{len(requests)} answers from pixels and text were not compared: {error}")
+        return 0
+    limit = limit or report.threshold
+    if isinstance(pipeline, Classifier) and pipeline.scores:
+        case = f"from pixels and text, {requests[0].id} to {requests[-1].id}"
+        scores = (np.array([float(answer.text) for answer in each], np.float32) for each in (answers, expected))
+        report.outputs.append(compare_output(Pair(MODEL, case, pipeline.output, *scores), reference, limit))
+        return len(answers)
+    for asked in zip(requests, answers, expected, margins, strict=True):
+        report.answers.append(compare_answer(*asked, reference, limit))
+    return len(answers)
 
 
 def compare_data(
@@ -68,27 +101,59 @@ def compare_data(
     """Run every request through both sessions: the visual memory, the logits of prompt and answer, and the answer.
 
     manifest has the components as `tested` runs them. The decoder gets the reference's visual memory, so that a fault
-    is seen where it is."""
-    answering = pipeline_of(tested, manifest, bundle.root, report.precision)
+    is seen where it is. A quantized precision is judged by the whole of it: there the decoder gets what `vision` gave,
+    and no answer fails by itself. Requests that are longer than an engine are left out, which a note says; where none
+    is left, that is a failure."""
+    answering = pipeline_of(tested, manifest, bundle.root, bundle.plain_precision(report.precision))
     expecting = pipeline_of(reference, bundle.manifest, bundle.root, "fp32")
-    settings, requests, first = possible(dataset.settings(expecting.defaults), manifest), dataset.requests(), 1
-    while batch := list(islice(requests, min(ROWS, expecting.max_batch))):
-        name = f"data, requests {first} to {first + len(batch) - 1}"
-        first += len(batch)
+    settings = possible(dataset.settings(expecting.defaults), manifest)
+    first, total, fitting, answered = 1, 0, 0, 0
+    limit, agreements, before, compared = report.threshold, [], len(report.answers), len(report.outputs)
+    any_margin = replace(limit, margin=np.inf) if limit.quality else limit
+    requests = dataset.requests()
+    while taken := list(islice(requests, min(ROWS, expecting.max_batch))):
+        name = f"data, requests {first} to {first + len(taken) - 1}"
+        first, total = first + len(taken), total + len(taken)
+        batch = [request for request in taken if fits(answering, request, settings, expecting.max_sequence)]
+        fitting += len(batch)
+        if not batch:
+            continue
         try:
             expected = expecting.answer(batch, settings)
         except VerdictError:
             _fail(report, NO_ANSWERS.format("the reference's"))
             return
         cases, margins = record_answers(reference, components, expecting, batch, expected, settings, name)
+        made: Arrays = {}
         for case in cases:
             ((output, wanted),) = case.outputs.items()
-            found = tested.run(case.component, case.inputs, [output])[output]
+            try:
+                found = _run(tested, answering, case.component, {**case.inputs, **made}, output)
+            except NoProfile as error:
+                report.notes.append(f"{case.component}, {name}, was not compared: {error}")
+                continue
+            made |= {output: found} if limit.quality else {}
             if output == "logits" and found.shape == wanted.shape:
                 found, wanted = distinct_logits(case, found), distinct_logits(case, wanted)
             pair = Pair(case.component, name, output, found, wanted)
-            report.outputs.append(compare_output(pair, kind, report.threshold))
-        compare_answers(report, answering, batch, expected, margins, kind, settings)
+            result = compare_output(pair, kind, limit)
+            report.outputs.append(result)
+            if result.agreement is not None:
+                agreements.append(result.agreement)
+        answered += compare_answers(report, answering, batch, expected, margins, kind, settings, any_margin)
+    note_left_out(report, total - fitting, f"{total} requests", answering)
+    if len(report.outputs) == compared:
+        _fail(report, "no request of the data could be compared: the engines were built for other shapes")
+    if answered:
+        report.quality = replace(quality_of(agreements, report.answers[before:]), questions=answered)
+
+
+def _run(session: Session, answering: AnyPipeline, component: str, inputs: Arrays, output: str) -> np.ndarray:
+    """The output of a recorded case; a decoder's in the pieces in which an answer is made."""
+    if isinstance(answering, Pipeline) and output == "logits":
+        names = ("input_ids", "attention_mask", "logits_positions", "visual_memory")
+        return answering.logits(*(inputs[name] for name in names))
+    return session.run(component, inputs, [output])[output]
 
 
 def _fail(report: Report, failure: str) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from ..inspection.values import Dim, ValueType, dims_of, load_graph, type_graph
+from ..dims import Dim
+from ..inspection.values import ValueType, dims_of, load_graph, type_graph
 from ..onnx_session import OnnxSession
 from ..progress import Advance
 from ..session import Arrays
@@ -88,12 +89,21 @@ Run = Callable[[onnx.ModelProto, Path, Sequence[str], Arrays, str], Arrays]
 
 
 def errors(
-    pair: GraphPair, inputs: Arrays, precision: str, advance: Advance, folder: Path, run: Run = run_graph
+    pair: GraphPair,
+    inputs: Arrays,
+    precision: str,
+    advance: Advance,
+    folder: Path,
+    run: Run = run_graph,
+    only: Sequence[str] | None = None,
+    most: int | None = None,
 ) -> dict[str, float]:
-    """The relative L2 of every paired value of the graph, by name; its inputs are first cast to the graph's types.
+    """The relative L2 of every paired value of the graph, or of `only` some, by name, and of its inputs, which are
+    first cast to the graph's types.
 
     Both graphs get the same inputs, the float32 one in ONNX Runtime. Columns that no token uses are left out. `folder`
-    takes the probing graphs; advance is told the bytes compared. Raises InputError where a graph cannot be run.
+    takes the probing graphs, see `chunks` for `most`; advance is told the bytes compared. Raises InputError where a
+    graph cannot be run.
     """
     link = _beside(pair.path, folder / "graph")
     twin_link = _beside(pair.twin_path, folder / "twin")
@@ -103,7 +113,7 @@ def errors(
         value.name: relative_l2(_cast(inputs[value.name], value), inputs[value.name], None)
         for value in pair.graph.graph.input
     }
-    for chunk, size in chunks(pair, inputs):
+    for chunk, size in chunks(pair, inputs, only, most):
         wanted = sorted({pair.partners[name] for name in chunk} - set(inputs))
         expected = {**inputs, **run_graph(pair.twin, twin_link, wanted, inputs, "fp32")}
         actual = run(pair.graph, link, chunk, inputs, precision)
@@ -115,20 +125,23 @@ def errors(
     return found
 
 
-def chunks(pair: GraphPair, inputs: Arrays) -> Iterator[tuple[list[str], int]]:
-    """The graph's paired results in order, at most CHUNK_TENSORS or CHUNK_BYTES of them and their partners (or a single
-    larger one) at a time, and how many bytes that is."""
+def chunks(
+    pair: GraphPair, inputs: Arrays, only: Sequence[str] | None = None, most: int | None = None
+) -> Iterator[tuple[list[str], int]]:
+    """The graph's paired results, or `only` some, in order, at most `most` (CHUNK_TENSORS unless given) or CHUNK_BYTES
+    of them and their partners (or a single larger one) at a time, and how many bytes that is."""
+    asked, most = None if only is None else {*only}, most or CHUNK_TENSORS
     sizes, twin_sizes = _sizes(pair.path, inputs), _sizes(pair.twin_path, inputs)
     chunk: list[str] = []
     total = 0
     for node in pair.graph.graph.node:
         for name in node.output:
-            if name not in pair.partners:
+            if name not in pair.partners or (asked is not None and name not in asked):
                 continue
             # What cannot be inferred is taken to be of a middling size.
             unknown = CHUNK_BYTES // CHUNK_TENSORS // 2
             size = sizes.get(name, unknown) + twin_sizes.get(pair.partners[name], unknown)
-            if chunk and (len(chunk) == CHUNK_TENSORS or total + size > CHUNK_BYTES):
+            if chunk and (len(chunk) == most or total + size > CHUNK_BYTES):
                 yield chunk, total
                 chunk, total = [], 0
             chunk.append(name)

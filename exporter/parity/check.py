@@ -12,7 +12,7 @@ from typing import Any
 
 from ..bundle import Bundle
 from ..checkpoints.source import Source
-from ..data import Answer, Request
+from ..data import Answer
 from ..datasets import Dataset, open_dataset
 from ..engines.session import TensorRTSession
 from ..engines.shapes import NoProfile
@@ -21,10 +21,11 @@ from ..machine import available_memory, describe
 from ..onnx_session import OnnxSession
 from ..pipeline import Pipeline, Settings
 from ..pipelines import AnyPipeline
+from ..precisions import rounded_weights
 from ..progress import Progress
 from ..run import BACKENDS
 from ..session import Session
-from .answering import compare_answers, compare_data, pipeline_of, possible
+from .answering import compare_answers, compare_data, fits, note_left_out, pipeline_of, possible
 from .batches import InBatches, limits_in
 from .compare import compare_output
 from .effect import image_effect
@@ -63,6 +64,8 @@ def check(
     """
     if backend not in BACKENDS:
         raise InputError(f"backend {backend!r} cannot be checked by this version; it knows {', '.join(BACKENDS)}")
+    if lowering is not None and backend != "tensorrt":
+        raise InputError(f"a lowering is of engines: {backend} runs the bundle's graphs.")
     progress = progress or Progress()
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     precision = precision or bundle.manifest["precision"]
@@ -108,6 +111,8 @@ def check(
         with suppress(NoProfile):
             report.image_effect = image_effect(tested.session, cases)
     judge(report)
+    if not report.passed and (rounded := rounded_weights(bundle.manifest["precision"], precision)):
+        report.notes.append(rounded)
     report.stages = [vars(stage) for stage in progress.stages]
     return report
 
@@ -164,14 +169,12 @@ def _compare_golden_answers(report: Report, tested: _Tested, bundle: Bundle) -> 
     margins = read_margins(bundle)
     if not margins:
         return
-    pipeline = pipeline_of(tested.session, tested.manifest, bundle.root, report.precision)
+    pipeline = pipeline_of(tested.session, tested.manifest, bundle.root, bundle.plain_precision(report.precision))
     settings = possible(pipeline.defaults, tested.manifest)
-    samples = [(request, answer) for request, answer in read_samples(bundle) if _fits(pipeline, bundle, request)]
-    if len(samples) < len(margins):
-        report.notes.append(
-            f"{len(margins) - len(samples)} of {len(margins)} golden answers were not compared: they are longer than "
-            f"the {pipeline.max_sequence} columns that the engine of the decoder was built for"
-        )
+    longest = bundle.manifest["tokenizer"]["maximum"]
+    # The model made its golden answers with the pipeline's own settings.
+    samples = [pair for pair in read_samples(bundle) if fits(pipeline, pair[0], pipeline.defaults, longest)]
+    note_left_out(report, len(margins) - len(samples), f"{len(margins)} golden answers", pipeline)
     if samples:
         requests, answers = zip(*samples, strict=True)
         expected = [_begun(pipeline, answer, settings) for answer in answers]
@@ -186,12 +189,6 @@ def _begun(pipeline: AnyPipeline, answer: Answer, settings: Settings) -> Answer:
     assert isinstance(pipeline, Pipeline), "what generates no text has one way of answering"
     ids = answer.ids[: settings.max_new_tokens]
     return replace(answer, ids=ids, text=pipeline.tokenizer.decode(ids))
-
-
-def _fits(pipeline: AnyPipeline, bundle: Bundle, request: Request) -> bool:
-    """Whether an engine that is shorter than the model sees the prompt as the model did."""
-    columns = len(pipeline.tokenizer.encode(request.text)) + pipeline.defaults.max_new_tokens
-    return columns <= pipeline.max_sequence or pipeline.max_sequence >= bundle.manifest["tokenizer"]["maximum"]
 
 
 def _check_true_half(report: Report, bundle: Bundle, cases: Sequence[Case]) -> None:

@@ -2,7 +2,7 @@
 
 from ..data import Answer, Request
 from ..judging import correct
-from .metrics import INCOMPARABLE, distance, top1_agreement
+from .metrics import INCOMPARABLE, distance, parted_at, top1_agreement
 from .replay import Pair
 from .report import AnswerResult, OutputResult
 from .thresholds import Threshold
@@ -19,8 +19,10 @@ def compare_output(pair: Pair, reference: str, limit: Threshold) -> OutputResult
     found = distance(pair.actual, pair.expected)
     agreement = top1_agreement(pair.actual, pair.expected, limit.margin) if pair.output == "logits" else None
     passed = found.relative_l2 <= limit.relative_l2 and found.cosine >= limit.cosine
-    if agreement is not None:
-        passed = passed and agreement.decisive_top1 >= limit.decisive_top1
+    if agreement is not None and limit.quality:
+        passed = agreement.kl <= limit.quality.case_kl
+    elif agreement is not None:
+        passed = passed and agreement.decisive_top1 == 1
     return OutputResult(*given, found, agreement, passed, "" if found.finite else "not finite")
 
 
@@ -46,12 +48,5 @@ def compare_answer(
         margin=margin,
         passed=at is None or (margin is not None and margin <= limit.margin),
         correct=correct(request, answer),
+        expected_correct=correct(request, expected),
     )
-
-
-def parted_at(first: tuple[int, ...], second: tuple[int, ...]) -> int | None:
-    """The first token that differs; where one answer goes on, that is the other's EOS. None where they are equal."""
-    if first == second:
-        return None
-    pairs = enumerate(zip(first, second, strict=False))
-    return next((at for at, (one, other) in pairs if one != other), min(len(first), len(second)))

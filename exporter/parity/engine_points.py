@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from ..dims import length
 from ..engines.session import TensorRTSession
 from ..engines.shapes import lengths_of
-from ..kv_cache import KVCache
+from ..kv_cache import KVCache, is_present, past_of
 from ..models.component import Component
 from ..session import Arrays, Session
 from .anew import random_inputs
@@ -67,11 +68,7 @@ def _bytes(entry: Mapping[str, Any], lengths: Mapping[str, int]) -> int:
     """About what comparing a call takes: its inputs and outputs in float32, the reference's, the engine's, and those of
     the comparison."""
     ports = (*entry["inputs"], *entry["outputs"])
-    return 4 * _COPIES * sum(prod(_length(dim, lengths) for dim in port["dims"]) for port in ports)
-
-
-def _length(dim: int | str, lengths: Mapping[str, int]) -> int:
-    return dim if isinstance(dim, int) else sum(lengths[part] for part in dim.split(" + "))
+    return 4 * _COPIES * sum(prod(length(dim, lengths) for dim in port["dims"]) for port in ports)
 
 
 def _case(
@@ -98,14 +95,10 @@ def _case(
         "input_ids": inputs["input_ids"][:, past:],
         "position_ids": inputs["position_ids"][:, past:],
         "logits_positions": np.tile(asked, (batch, 1)),
-        **{n.replace("present.", "past_key_values."): a[:, :, :past] for n, a in whole.items() if _is_cache(n)},
+        **{past_of(n): a[:, :, :past] for n, a in whole.items() if is_present(n)},
     }
-    outputs = {n: a[:, :, past:] if _is_cache(n) else a for n, a in whole.items()}
+    outputs = {n: a[:, :, past:] if is_present(n) else a for n, a in whole.items()}
     return Case(component.name, name, given, outputs), given
-
-
-def _is_cache(output: str) -> bool:
-    return output.startswith("present.")
 
 
 def _taken(entry: Mapping[str, Any], given: Arrays) -> Arrays:
@@ -124,14 +117,14 @@ def _new_columns(entry: Mapping[str, Any], found: Arrays, lengths: Mapping[str, 
     if entry["cache"] and entry["cache"]["kind"] == "in_place":
         columns = slice(lengths["past_sequence"], lengths["past_sequence"] + lengths["sequence"])
     # A cache of kind concat returns the past too: how it was taken over, the golden samples show.
-    return {name: array[:, :, columns] if _is_cache(name) else array for name, array in found.items()}
+    return {name: array[:, :, columns] if is_present(name) else array for name, array in found.items()}
 
 
 def _pairs(case: Case, given: Arrays, found: Arrays) -> Iterator[Pair]:
     for name, expected in case.outputs.items():
-        if not _is_cache(name):
+        if not is_present(name):
             yield Pair(case.component, case.name, name, found[name], expected)
-    if not any(map(_is_cache, found)):
+    if not any(map(is_present, found)):
         return
     columns = given["input_ids"].shape[1]
     yield from cache_pairs(case, case.name, found, given["attention_mask"][:, -columns:] != 0)

@@ -14,6 +14,7 @@ import onnx
 import onnx.inliner
 
 from ..bundle import Bundle, sha256_file
+from ..dims import terms
 from ..engines.build_engine import SCHEMA
 from ..engines.child import build_in_child
 from ..engines.session import TensorRTSession
@@ -66,14 +67,17 @@ def _recipe(graph: onnx.ModelProto, path: Path, inputs: Arrays, target: str, pre
         dim: length
         for port in ports["inputs"]
         for dim, length in zip(port["dims"], inputs[port["name"]].shape, strict=True)
-        if isinstance(dim, str) and "+" not in dim
+        if len(terms(dim)) == 1
     }
     # No profile ends at a length of 0.
     longer = {dim: max(length, 1) - length for dim, length in lengths.items()}
     shapes = {}
     for port in ports["inputs"]:
         given = list(inputs[port["name"]].shape)
-        longest = [length + _more(dim, longer) for dim, length in zip(port["dims"], given, strict=True)]
+        longest = [
+            length + sum(longer.get(term, 0) for term in terms(dim))
+            for dim, length in zip(port["dims"], given, strict=True)
+        ]
         shapes[port["name"]] = {"min": given, "opt": given, "max": longest}
     return {
         "schema": SCHEMA,
@@ -104,10 +108,6 @@ def _port(value: onnx.ValueInfoProto) -> dict[str, Any]:
     return {"name": value.name, "dtype": dtype_name(value.type.tensor_type.elem_type), "dims": dims_of(value)}
 
 
-def _more(dim: int | str, longer: Mapping[str, int]) -> int:
-    return 0 if isinstance(dim, int) else sum(longer.get(part.strip(), 0) for part in dim.split("+"))
-
-
 def _as_bundle(folder: Path, recipe: Mapping[str, Any], record: Mapping[str, Any]) -> Bundle:
     """The probing engine as the only one of a bundle, which is what a session runs."""
     name, engine = recipe["component"], folder / recipe["engine"]
@@ -117,8 +117,8 @@ def _as_bundle(folder: Path, recipe: Mapping[str, Any], record: Mapping[str, Any
     file = {"size": engine.stat().st_size, "sha256": sha256_file(engine)}
     manifest = {
         "precision": recipe["precision"],
-        "components": {name: {}},
-        "engines": [{**parts, **built, "file": engine.name, "plugin": None}],
+        "components": {name: {"graphs": {recipe["precision"]: {"file": recipe["onnx"]}}}},
+        "engines": [{**parts, **built, "source": {}, "file": engine.name, "plugin": None}],
         "files": {engine.name: file},
     }
     return Bundle(folder, manifest)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..dims import length
 from ..session import Arrays, Session
 from .batches import InBatches, limits_of
 
@@ -71,12 +72,13 @@ def golden_bytes(components: Sequence["Component"]) -> int:
 
 
 def _stored_bytes(component: "Component") -> int:
-    rows, ports = {"batch": ROWS}, (*component.inputs, *component.outputs)
+    # A past is empty.
+    rows, ports = {"past_sequence": 0, "batch": ROWS}, (*component.inputs, *component.outputs)
     if not _has_tokens(component):
         return sum(_port_bytes(port, rows) for port in ports)
     columns, long = _columns(component)
     rows |= {"sequence": columns, "positions": columns}
-    one = {"batch": 1, "sequence": long, "positions": min(LONG_LOGITS, long)}
+    one = {**rows, "batch": 1, "sequence": long, "positions": min(LONG_LOGITS, long)}
     logits = component.outputs[:1]
     return sum(_port_bytes(port, rows) for port in ports) + sum(
         _port_bytes(port, one) for port in chain(component.inputs, logits)
@@ -84,9 +86,8 @@ def _stored_bytes(component: "Component") -> int:
 
 
 def _port_bytes(port: "Port", sizes: Mapping[str, int]) -> int:
-    """Bytes of a port as the float32 reference has it; a dimension without a size is 0, as a past is."""
-    dims = (d if isinstance(d, int) else sum(sizes.get(part.strip(), 0) for part in d.split("+")) for d in port.dims)
-    return prod(dims) * (8 if port.dtype == "int64" else 4)
+    """Bytes of a port as the float32 reference has it."""
+    return prod(length(dim, sizes) for dim in port.dims) * (8 if port.dtype == "int64" else 4)
 
 
 def _has_tokens(component: "Component") -> bool:

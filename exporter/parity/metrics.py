@@ -1,5 +1,6 @@
-"""How far one array is from another."""
+"""How far one array, or answer, is from another."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,11 +45,14 @@ class Agreement:
     """Top-1 agreement of logits: over all rows, and over the decisive ones, whose reference margin between first and
     second exceeds `margin` times the row's standard deviation. A near tie may fall either way in any arithmetic.
 
-    decisive_top1 is 1 where rows were compared and none is decisive: then it says nothing."""
+    decisive_top1 is 1 where rows were compared and none is decisive: then it says nothing. rows is their number, kl, in
+    nats, the mean over them of `sum p log(p / q)`, where p is the reference's softmax and q the other one's."""
 
     top1: float
     decisive: int
     decisive_top1: float
+    rows: int
+    kl: float
 
 
 def margins(logits: np.ndarray) -> np.ndarray:
@@ -65,6 +69,31 @@ def top1_agreement(actual: np.ndarray, expected: np.ndarray, margin: float) -> A
     """Compare the arg max over the last axis. actual and expected [..., V]."""
     a, e = actual.reshape(-1, actual.shape[-1]), expected.reshape(-1, expected.shape[-1])
     if not len(e):
-        return Agreement(0.0, 0, 0.0)
+        return Agreement(0.0, 0, 0.0, 0, np.inf)
     same, clear = a.argmax(-1) == e.argmax(-1), margins(e) > margin
-    return Agreement(float(same.mean()), int(clear.sum()), float(same[clear].mean()) if clear.any() else 1.0)
+    decisive = float(same[clear].mean()) if clear.any() else 1.0
+    return Agreement(float(same.mean()), int(clear.sum()), decisive, len(e), float(divergences(a, e).mean()))
+
+
+def divergences(actual: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """The Kullback-Leibler divergence of every row of logits [..., V] from the reference's, in nats: float64 [...].
+    Infinite where logits are not finite."""
+    a, e = (logits.astype(np.float64) for logits in (actual, expected))
+    finite = np.isfinite(a).all(-1) & np.isfinite(e).all(-1)
+    with np.errstate(invalid="ignore"):
+        p, q = _log_softmax(e), _log_softmax(a)
+        return np.where(finite, (np.exp(p) * (p - q)).sum(-1), np.inf)
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
+
+
+def parted_at(first: Sequence[int], second: Sequence[int]) -> int | None:
+    """Where the tokens of two answers first differ; where one answer goes on, that is the other's EOS. None where they
+    are equal."""
+    if list(first) == list(second):
+        return None
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((at for at, (one, other) in pairs if one != other), min(len(first), len(second)))

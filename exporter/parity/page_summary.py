@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from . import page_words as words
 from .check import GOLDEN, GRAPH_ONLY, SOURCE
-from .compare import parted_at
+from .metrics import parted_at
+from .quality import summary as described_quality
+from .quality import unsure
 from .report import AnswerResult, OutputResult, Report
 from .thresholds import Threshold
 
@@ -99,14 +101,17 @@ def why_failed(result: OutputResult, limits: Threshold) -> list[str]:
     found, reasons = result.distance, []
     if not found.finite:
         return ["could not be compared: NaN or infinite values, or another shape"]
+    if limits.quality and result.agreement:
+        kl = words.figure(result.agreement.kl)
+        return [f"KL divergence {kl} nats, limit {words.limit(limits.quality.case_kl)}"]
     if not found.relative_l2 <= limits.relative_l2:
         reasons.append(f"relative L2 {words.figure(found.relative_l2)}, limit {words.limit(limits.relative_l2)}")
     if not found.cosine >= limits.cosine:
         reasons.append(f"cosine {words.cosine(found.cosine)}, limit {words.limit(limits.cosine)}")
     agreement = result.agreement
-    if agreement is not None and not agreement.decisive_top1 >= limits.decisive_top1:
+    if agreement is not None and agreement.decisive_top1 != 1:
         share = words.percent(agreement.decisive_top1)
-        reasons.append(f"decisive top-1 {share} of {agreement.decisive}, limit {words.percent(limits.decisive_top1)}")
+        reasons.append(f"decisive top-1 {share} of {agreement.decisive}, limit {words.percent(1.0)}")
     return reasons or ["the check marked it as failed"]
 
 
@@ -115,12 +120,15 @@ def headline(report: Report) -> Headline:
     if not report.outputs:
         return Headline("bad", "No parity shown", "Nothing could be compared, so nothing is known about this bundle.")
     if not report.passed:
+        said = "Parity failed" if report.threshold.quality is None else f"{report.precision} is not accepted"
         failed = sum(not result.passed for result in report.outputs)
         text = f"{failed} of {len(report.outputs)} compared outputs are outside the limits."
         if not failed:
             text = "Every compared output is within its limits, and something else failed: the reasons are below."
-        return Headline("bad", "Parity failed", text)
+        return Headline("bad", said, text)
     text = f"All {len(report.outputs)} compared outputs are within the limits"
+    if report.threshold.quality:
+        return Headline("good", f"{report.precision} is accepted", f"{text}. {quality_sentence(report)}")
     if report.on_twin:
         twin = ". They come from the graphs' float32 twin, on the same weights; bfloat16 itself was not run."
         return Headline("warn", "Parity shown on the float32 twin", text + twin)
@@ -136,6 +144,14 @@ def kinds(report: Report) -> list[tuple[str, str]]:
     return [(kind, _MEANING.get(kind, "")) for kind in report.kinds]
 
 
+def quality_sentence(report: Report) -> str:
+    """What is left of the reference's answers to the data, and how sure that is."""
+    if report.quality is None:
+        return ""
+    doubt = unsure(report.quality, report.threshold.quality) if report.threshold.quality else ""
+    return f"{described_quality(report.quality)}." + (f" But {doubt}." if doubt else "")
+
+
 def effect_sentence(report: Report) -> str:
     """What taking the image away does to the logits, and what follows for this check."""
     effect, allowed = report.image_effect, report.threshold.relative_l2
@@ -145,6 +161,8 @@ def effect_sentence(report: Report) -> str:
             "this page does not say whether the visual memory was put to the test."
         )
     moved = f"Taking the image away moves the logits by {words.figure(effect)} (relative L2), "
+    if report.threshold.quality:
+        return moved + "which the accuracy on the data puts to the test."
     if not effect >= 10 * allowed:
         return moved + "too little against the limit: this comparison could hardly see a fault in the visual memory."
     return moved + (
@@ -156,7 +174,7 @@ def effect_sentence(report: Report) -> str:
 def parting(answer: AnswerResult) -> str:
     """Where two token sequences part, and by how much the reference preferred its own token; empty where they do not
     part."""
-    at = parted_at(tuple(answer.tokens), tuple(answer.expected_tokens))
+    at = parted_at(answer.tokens, answer.expected_tokens)
     if at is None:
         return ""
     if at == min(len(answer.tokens), len(answer.expected_tokens)):

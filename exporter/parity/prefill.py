@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..data import Answer, Request
-from ..images import load_image, preprocess
 from ..pipeline import Pipeline, Settings
 from ..session import Arrays, Session
 from .golden import Case, complete
@@ -39,7 +38,7 @@ def record_answers(
     answer's columns; a shorter answer's last position is repeated.
     """
     vision, decoder = (next(part for part in components if part.name == each) for each in ("vision", "decoder"))
-    seen = _run(session, vision, name, _looks(pipeline, requests), "visual_memory")
+    seen = _run(session, vision, name, pipeline.inputs(requests), "visual_memory")
     rows = _rows(pipeline, requests, answers, settings.max_new_tokens)
     read = _run(session, decoder, name, complete(decoder, {**seen.outputs, **rows}), "logits")
     leads = margins(read.outputs["logits"][..., : pipeline.tokenizer.pieces])
@@ -57,16 +56,6 @@ def _run(session: Session, component: "Component", name: str, inputs: Arrays, ou
     return Case(component.name, name, inputs, session.run(component.name, inputs, [output]))
 
 
-def _looks(pipeline: Pipeline, requests: Sequence[Request]) -> Arrays:
-    height, width = pipeline.preprocessing["height"], pipeline.preprocessing["width"]
-    pixels = np.zeros((len(requests), 3, height, width), np.float32)
-    for row, request in enumerate(requests):
-        if request.image is not None:
-            pixels[row] = preprocess(load_image(request.image), pipeline.preprocessing)
-    indicator = np.array([request.image is not None for request in requests], np.float32)
-    return {"pixel_values": pixels, "image_indicator": indicator}
-
-
 def _rows(pipeline: Pipeline, requests: Sequence[Request], answers: Sequence[Answer], new_tokens: int) -> Arrays:
     """Prompts and answers, padded on the left; positions count the padding, as in the pipeline."""
     room = pipeline.max_sequence - new_tokens
@@ -74,12 +63,8 @@ def _rows(pipeline: Pipeline, requests: Sequence[Request], answers: Sequence[Ans
         [*pipeline.tokenizer.encode(request.text)[:room], *answer.ids]
         for request, answer in zip(requests, answers, strict=True)
     ]
-    width, asked = max(map(len, rows)), max(len(answer.ids) for answer in answers) + 1
-    ids = np.full((len(rows), width), pipeline.tokenizer.pad, np.int64)
-    mask = np.zeros((len(rows), width), np.int64)
-    for index, row in enumerate(rows):
-        ids[index, width - len(row) :] = row
-        mask[index, width - len(row) :] = 1
+    ids, mask = pipeline.padded(rows)
+    width, asked = ids.shape[1], max(len(answer.ids) for answer in answers) + 1
     first = np.array([[width - 1 - len(answer.ids)] for answer in answers])
     return {
         "input_ids": ids,

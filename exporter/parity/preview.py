@@ -7,6 +7,7 @@ from typing import Any
 from ..bundle import Bundle
 from ..checkpoints.source import Source
 from ..datasets import open_dataset
+from ..kv_cache import is_present
 from .samples import read_cases, read_samples
 
 
@@ -54,4 +55,4 @@ def _ends(entry: Mapping[str, Any]) -> list[str]:
 
 def _shown(outputs: dict[str, Any]) -> list[tuple[str, Any]]:
     """All outputs but the caches of every layer after the first."""
-    return [(k, v) for k, v in outputs.items() if not k.startswith("present.") or k.startswith("present.0.")]
+    return [(k, v) for k, v in outputs.items() if not is_present(k) or k.startswith("present.0.")]

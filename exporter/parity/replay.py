@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kv_cache import KVCache
+from ..kv_cache import KVCache, is_past, is_present
 from ..session import Arrays, Session
 from .golden import Case
 
@@ -34,7 +34,7 @@ def replay(session: Session, case: Case, component: Mapping[str, Any]) -> Iterat
 
 def ways(case: Case, component: Mapping[str, Any]) -> Iterator[tuple[str, Way]]:
     """The ways of `replay` one by one, with a name: an engine may be built for the shapes of some only."""
-    cached = any(name.startswith("present.") for name in case.outputs)
+    cached = any(map(is_present, case.outputs))
     if case.name != "rows" or not (cached or component["cache"]):
         only = ["logits"] if component["cache"] else list(case.outputs)
         yield case.name, partial(_at_once, case=case, only=only)
@@ -73,7 +73,7 @@ def _in_parts(
     logits, start = [], 0
     for end in ends:
         part = {
-            **{name: array for name, array in inputs.items() if not name.startswith("past_key_values.")},
+            **{name: array for name, array in inputs.items() if not is_past(name)},
             **cache.inputs(),
             "input_ids": inputs["input_ids"][:, start:end],
             "attention_mask": inputs["attention_mask"][:, :end],
@@ -104,7 +104,7 @@ def cache_pairs(case: Case, name: str, outputs: Arrays, used: np.ndarray) -> Ite
     """All keys and all values [B,H,columns,hd] of the used columns [B,columns] as one output each: a layer more or less
     does not change the count."""
     for kind in ("key", "value"):
-        present = [port for port in case.outputs if port.startswith("present.") and port.endswith(kind)]
+        present = [port for port in case.outputs if is_present(port) and port.endswith(kind)]
         actual, expected = (
             np.concatenate([arrays[port].transpose(0, 2, 1, 3)[used].ravel() for port in present]).astype(np.float32)
             for arrays in (outputs, case.outputs)

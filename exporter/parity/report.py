@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .metrics import Agreement, Distance
+from .quality import Quality, summary
 from .thresholds import Threshold
 
 GOLDEN = "the golden samples recorded from the source"
@@ -33,6 +34,7 @@ class AnswerResult:
 
     margin: by how much the reference chose the token where the two part, in standard deviations of its logits; None
     where they do not part or it is not known. passed: they are the same, or part at a margin that is not decisive.
+    correct and expected_correct: whether each of the two is right, None where that is not known.
     """
 
     reference: str
@@ -47,11 +49,13 @@ class AnswerResult:
     margin: float | None
     passed: bool
     correct: bool | None
+    expected_correct: bool | None = None
 
 
 @dataclass
 class Report:
-    """What `check` found on a bundle with these components. passed is False wherever anything was not shown."""
+    """What `check` found on a bundle with these components. passed is False wherever anything was not shown. quality is
+    of the data file, where one was given."""
 
     bundle: str
     family: str
@@ -62,6 +66,7 @@ class Report:
     outputs: list[OutputResult] = field(default_factory=list)
     answers: list[AnswerResult] = field(default_factory=list)
     image_effect: float | None = None
+    quality: Quality | None = None
     notes: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     stages: list[dict[str, Any]] = field(default_factory=list)
@@ -106,25 +111,29 @@ class Report:
         figure = f"worst relative L2 {worst.distance.relative_l2:.1e} ({worst.component} {worst.output})"
         against = " and ".join(self.kinds)
         if self.failures:
-            return f"PARITY FAILED against {against}: {self.failures[0]}"
+            no = f"{self.precision.upper()} NOT ACCEPTED" if self.threshold.quality else "PARITY FAILED"
+            return f"{no} against {against}: {self.failures[0]}"
         if not self.passed:
             return f"NO PARITY SHOWN: nothing was compared of {', '.join(self.uncompared)}"
         if self.graph_only and self.kinds != [GRAPH_ONLY]:
             against += f" (graph parity only: {', '.join(self.graph_only)})"
+        if self.threshold.quality and self.quality:
+            return f"{self.precision.upper()} ACCEPTED against {against}: {summary(self.quality)}; {figure}"
         numerics = " (bf16 numerics not run: its float32 twin was)" if self.on_twin else ""
         return f"PARITY against {against}: {figure}, limit {self.threshold.relative_l2:.0e}{numerics}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data; figures that are not finite, which JSON cannot say, are None."""
-        return _plain(
+        return plain(
             {**asdict(self), "passed": self.passed, "verdict": self.verdict, "kinds": self.kinds}
             | {"graph_only": self.graph_only}
         )
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """The value as JSON can say it: figures that are not finite are None."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -132,26 +132,29 @@ def images_needed(components: Sequence["Component"]) -> int:
     return 0 if "image_indicator" in names else sum(name.startswith("pixel_values") for name in names)
 
 
-def bundled_requests(samples: Path | None, writer: BundleWriter, needed: int = 0) -> list[Request]:
-    """Requests whose images are copies inside the bundle, so that a check starts from the same pixels anywhere.
+def chosen_requests(samples: Path | None, needed: int = 0) -> list[tuple[Request, list[Image.Image | None]]]:
+    """The requests to record, with their pictures.
 
     samples is a JSONL file whose first LIMIT requests are used; None takes drawn pictures and plain questions. needed
     is of `images_needed`. Raises InputError for a file that holds none, requests with another number of images, or
     images that cannot be read.
     """
     if samples is None:
-        chosen = _builtin(needed)
-    else:
-        requests = list(islice(read_requests(samples), LIMIT))
-        if not requests:
-            raise InputError(f"{samples} holds no request.")
-        if two := [request.id for request in requests if request.image_2 and needed < 2]:
-            raise InputError(f"{samples}: the request {two[0]!r} has two images; this model looks at one.")
-        if few := [request.id for request in requests if sum(map(bool, _paths(request))) < needed]:
-            raise InputError(f"{samples}: the request {few[0]!r} lacks an image; this model needs {needed} of them.")
-        chosen = [(request, [load_image(path) if path else None for path in _paths(request)]) for request in requests]
+        return _builtin(needed)
+    requests = list(islice(read_requests(samples), LIMIT))
+    if not requests:
+        raise InputError(f"{samples} holds no request.")
+    if two := [request.id for request in requests if request.image_2 and needed < 2]:
+        raise InputError(f"{samples}: the request {two[0]!r} has two images; this model looks at one.")
+    if few := [request.id for request in requests if sum(map(bool, _paths(request))) < needed]:
+        raise InputError(f"{samples}: the request {few[0]!r} lacks an image; this model needs {needed} of them.")
+    return [(request, [load_image(path) if path else None for path in _paths(request)]) for request in requests]
+
+
+def bundled_requests(samples: Path | None, writer: BundleWriter, needed: int = 0) -> list[Request]:
+    """The same with images that are copies inside the bundle, so that a check starts from the same pixels anywhere."""
     made = []
-    for index, (request, pictures) in enumerate(chosen):
+    for index, (request, pictures) in enumerate(chosen_requests(samples, needed)):
         images: list[Path | None] = [None, None]
         for number, picture in enumerate(pictures):
             if picture is not None:

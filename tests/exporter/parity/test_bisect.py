@@ -8,16 +8,20 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from memvp_export.exporter.bundle import Bundle, change
+from memvp_export.exporter.bundle import Bundle
 from memvp_export.exporter.checkpoints.source import Source, read_source
 from memvp_export.exporter.errors import EnvironmentLack, InputError
 from memvp_export.exporter.models.component import Component
 from memvp_export.exporter.parity import bisect as bisect_module
-from memvp_export.exporter.parity import bisect_probe
-from memvp_export.exporter.parity.bisect import BisectReport, ComponentErrors, bisect, lines
+from memvp_export.exporter.parity import bisect_compare, bisect_probe, bisect_repair
+from memvp_export.exporter.parity.bisect import bisect
 from memvp_export.exporter.parity.bisect_probe import relative_l2, used_columns, used_elements
+from memvp_export.exporter.parity.bisect_report import BisectReport, ComponentErrors
+from memvp_export.exporter.parity.bisect_text import lines
 from memvp_export.exporter.progress import Progress
 from onnx.external_data_helper import ExternalDataInfo
+
+from .edits import rewrite
 
 LAYER, TOWER = "model.layers.1.mlp.down_proj", "visual.transformer.resblocks.0.mlp.c_fc"
 
@@ -44,16 +48,8 @@ def exported_twin(bundle_of: Callable[[str], Path], tmp_path: Path, monkeypatch:
         return folder / name
 
     monkeypatch.setattr(bisect_module, "_write_twin", write)
-    monkeypatch.setattr(bisect_module, "_TRIALS", 0)
+    monkeypatch.setattr(bisect_repair, "_TRIALS", 0)
     return root
-
-
-def rewrite(root: Path, name: str, edit: Callable[[Path], object]) -> None:
-    """Change a file together with its digest."""
-    with change(root) as (writer, content):
-        edit(root / name)
-        writer.record(name)
-        writer.write_manifest(content)
 
 
 def damage(root: Path, component: str, tensor: str, value: float = 2, dtype: type = np.float16) -> None:
@@ -91,8 +87,11 @@ def strict_json(report: BisectReport) -> dict[str, object]:
     return data
 
 
-def test_damaged_weights_are_named_in_each_component_by_the_source(copy: Path, source: Source) -> None:
+def test_damaged_weights_are_named_in_each_component_by_the_source(
+    copy: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One in the tower does not hide the other, in the decoder's layer 1; here the graphs are really traced again."""
+    monkeypatch.setattr(bisect_repair, "_TRIALS", 0)
     damage(copy, "vision", f"{TOWER}.weight")
     damage(copy, "decoder", f"{LAYER}.weight")
     progress = Progress()
@@ -143,7 +142,7 @@ def test_an_overflow_of_half_is_found_and_float32_repairs_its_module(
     module = "model.layers.1.self_attn.q_proj"
     damage(copy, "decoder", f"{module}.weight", 6e4)
     damage(exported_twin, "decoder", f"{module}.weight", 6e4, np.float32)
-    monkeypatch.setattr(bisect_module, "_TRIALS", 1)
+    monkeypatch.setattr(bisect_repair, "_TRIALS", 1)
     report = bisect(Bundle.open(copy))
     assert report.first is not None and report.first.node == f"{module}/MatMul"
     assert "beyond the range of fp16" in report.first.problem and max(report.first.weights.values()) < 1e-3
@@ -181,7 +180,7 @@ def test_the_size_of_a_chunk_does_not_change_the_result(
         runs.append(len(outputs))
         return run(model, path, outputs, *rest)  # type: ignore[arg-type]
 
-    for module in (bisect_module, bisect_probe):
+    for module in (bisect_compare, bisect_probe):
         monkeypatch.setattr(module, "run_graph", counted)
     whole = parts(bisect(Bundle.open(copy)))["decoder"]
     few = len(runs)
@@ -214,7 +213,7 @@ def test_bf16_is_refused_with_what_to_do(copy: Path) -> None:
 def test_modules_that_differ_in_their_layer_alone_share_a_pattern() -> None:
     modules = ["model.layers.0.mlp.up_proj", "lm_head", "model.layers.12.mlp.up_proj", "visual.resblocks.3.attn"]
     expected = ["model.layers.*.mlp.up_proj", "lm_head", "visual.resblocks.3.attn"]
-    assert bisect_module._globs([*modules, modules[0]]) == expected
+    assert bisect_repair._globs([*modules, modules[0]]) == expected
 
 
 def test_padding_and_the_fill_of_masks_do_not_count() -> None:

@@ -9,13 +9,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from memvp_export.exporter.bundle import Bundle
+from memvp_export.exporter.bundle import Bundle, change
 from memvp_export.exporter.engines import session as session_module
-from memvp_export.exporter.errors import EnvironmentLack
+from memvp_export.exporter.errors import EnvironmentLack, InputError
 from memvp_export.exporter.models.component import Component
 from memvp_export.exporter.parity import bisect as bisect_module
-from memvp_export.exporter.parity import bisect_probe, engine_probe
-from memvp_export.exporter.parity.bisect import bisect, lines
+from memvp_export.exporter.parity import bisect_layers, bisect_probe, bisect_repair, engine_probe
+from memvp_export.exporter.parity.bisect import bisect
+from memvp_export.exporter.parity.bisect_layers import layers_of
+from memvp_export.exporter.parity.bisect_probe import GraphPair
+from memvp_export.exporter.parity.bisect_text import lines
 
 from ..engines.fake_bundle import with_engines
 from ..engines.fake_tensorrt import HERE, VERSION, FakeRuntime
@@ -44,11 +47,22 @@ def runtime(bundle_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -
     return made
 
 
-def builder(node: str = "none", factor: float = 1.0) -> Callable[..., Path]:
-    """Stands in for a build. The engine computes its graph, with the result of one node multiplied."""
+def read_graph(root: Path, component: str) -> onnx.ModelProto:
+    return onnx.load(root / f"graphs/{component}.onnx", load_external_data=False)
+
+
+def pair_of(root: Path, twin: Path, component: str) -> GraphPair:
+    return GraphPair.read(*(folder / f"graphs/{component}.onnx" for folder in (root, twin)))
+
+
+def builder(node: str = "none", factor: float = 1.0, builds: list[str] | None = None) -> Callable[..., Path]:
+    """Stands in for a build. The engine computes its graph, with the result of one node multiplied; builds takes note
+    of the components that engines are built of."""
 
     def build(recipe_path: Path, total: int, advance: object) -> Path:
         recipe, folder = json.loads(recipe_path.read_text()), recipe_path.parent
+        if builds is not None:
+            builds.append(recipe["component"])
         model = onnx.load(folder / recipe["onnx"], load_external_data=False)
         nodes = model.graph.node
         for index in [index for index, each in enumerate(nodes) if each.name == node]:
@@ -69,32 +83,63 @@ def builder(node: str = "none", factor: float = 1.0) -> Callable[..., Path]:
 
 
 def test_what_computes_the_same_leaves_nothing(
-    root: Path, runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch
+    root: Path, runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch, bundle_of: Callable[[str], Path]
 ) -> None:
-    monkeypatch.setattr(engine_probe, "build_in_child", builder())
+    builds: list[str] = []
+    monkeypatch.setattr(engine_probe, "build_in_child", builder(builds=builds))
     report = bisect(Bundle.open(root), backend="tensorrt")
     assert report.passed, lines(report)
     assert {part.component: part.compared for part in report.components}.keys() == {"vision", "decoder"}
-    assert all(part.compared > 100 for part in report.components)
+    # What the layers hand on, caches too; with nothing over the tolerance there, nothing in them is looked at.
+    layers = layers_of(pair_of(root, bundle_of("fp32"), "decoder"))
+    assert [layer.name for layer in layers] == ["", *(f"model.layers.{i}" for i in range(3))]
+    inputs = len(read_graph(root, "decoder").graph.input)
+    assert report.components[1].compared == inputs + sum(len(layer.ends) for layer in layers)
+    assert all({f"present.{i}.key", f"present.{i}.value"} <= {*layers[i + 1].ends} for i in range(3))
+    assert builds == ["vision", "decoder"]
     assert any("TensorRT ran the nodes" in note for note in report.notes)
     assert not runtime.cuda.live
 
 
 @pytest.mark.parametrize(("chunk", "trials"), [(32, 0), (9, 1)])
 def test_the_node_that_tensorrt_computes_otherwise_is_named(
-    root: Path, runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch, chunk: int, trials: int
+    root: Path,
+    runtime: FakeRuntime,
+    monkeypatch: pytest.MonkeyPatch,
+    bundle_of: Callable[[str], Path],
+    chunk: int,
+    trials: int,
 ) -> None:
     monkeypatch.setattr(bisect_probe, "CHUNK_TENSORS", chunk)
-    monkeypatch.setattr(bisect_module, "_TRIALS", trials)
-    monkeypatch.setattr(engine_probe, "build_in_child", builder(f"{MODULE}/MatMul", 101))
+    monkeypatch.setattr(bisect_repair, "_TRIALS", trials)
+    builds: list[str] = []
+    monkeypatch.setattr(engine_probe, "build_in_child", builder(f"{MODULE}/MatMul", 101, builds))
     report = bisect(Bundle.open(root), backend="tensorrt")
     vision, decoder = report.components
     assert vision.first is None and decoder.first is not None
     assert (decoder.first.node, decoder.first.module) == (f"{MODULE}/MatMul", MODULE)
     assert decoder.first.error == pytest.approx(100, rel=0.01) and decoder.first.problem == ""
     assert decoder.keep_fp32 == [MODULE]
+    pair = pair_of(root, bundle_of("fp32"), "decoder")
+    (layer,) = (one for one in layers_of(pair) if one.name == "model.layers.1")
+    # An engine for what all layers hand on, and one for each chunk of the layer's other results; and so in each trial,
+    # whose graphs have more Casts.
+    inside = -(-len({*layer.values} - {*layer.ends}) // chunk)
+    assert builds.count("vision") == 1
+    assert builds.count("decoder") == 1 + inside if not trials else builds.count("decoder") <= 2 * (2 + inside)
+    assert 1 + inside < len(pair.partners) / chunk / 2
     # What computes wrongly does so in float32 too.
     assert decoder.repaired is False and any("tried, and not enough" in line for line in lines(report))
+
+
+@pytest.mark.usefixtures("runtime")
+def test_a_layer_that_was_not_looked_into_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bisect_layers, "LOOKED_INTO", 0)
+    monkeypatch.setattr(bisect_repair, "_TRIALS", 0)
+    monkeypatch.setattr(engine_probe, "build_in_child", builder(f"{MODULE}/MatMul", 101))
+    found = bisect(Bundle.open(root), backend="tensorrt").to_dict()
+    assert [part["left"] for part in found["components"]] == [[], ["model.layers.1"]]
+    assert "decoder: an error enters at model.layers.1 too: not looked into" in found["notes"]
 
 
 @pytest.mark.usefixtures("runtime")
@@ -116,3 +161,16 @@ def test_a_probe_holds_what_it_hands_out_and_reads_no_more(root: Path) -> None:
     assert graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
     whole = engine_probe.probe_graph(model, ["logits"])
     assert not whole.functions and all(node.domain == "" for node in whole.graph.node)
+
+
+def test_engines_that_do_not_follow_their_graphs_types_are_not_bisected(
+    root: Path, runtime: FakeRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "environment", lambda entry: HERE)
+    copy = Path(shutil.copytree(root, tmp_path / "bundle"))
+    with change(copy) as (writer, manifest):
+        for entry in manifest["engines"]:
+            entry["target"] = "tensorrt-8"
+        writer.write_manifest(manifest)
+    with pytest.raises(InputError, match=r"engines for tensorrt-8 cannot be bisected: .*--backend onnxruntime"):
+        bisect(Bundle.open(copy), backend="tensorrt")

@@ -1,5 +1,6 @@
 """A check of engines runs them, at every profile's ends too, and fails where any of it is wrong or was not run."""
 
+import json
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -97,8 +98,8 @@ def test_every_end_of_every_profile_is_run(reports: Callable[[str], Report]) -> 
         ("vision", "profile default at its opt: batch 2"),
         ("vision", "profile default at its max: batch 4"),
         ("decoder", "profile prefill at its min: batch 1, sequence 1, positions 1, past_sequence 0"),
-        ("decoder", "profile prefill at its opt: batch 2, sequence 64, positions 1, past_sequence 0"),
-        ("decoder", "profile prefill at its max: batch 4, sequence 96, positions 96, past_sequence 95"),
+        ("decoder", "profile prefill at its opt: batch 2, sequence 48, positions 1, past_sequence 0"),
+        ("decoder", "profile prefill at its max: batch 4, sequence 48, positions 48, past_sequence 48"),
         ("decoder", "profile decode at its min: batch 1, sequence 1, positions 1, past_sequence 0"),
         ("decoder", "profile decode at its opt: batch 2, sequence 1, positions 1, past_sequence 47"),
         ("decoder", "profile decode at its max: batch 4, sequence 1, positions 1, past_sequence 95"),
@@ -142,7 +143,7 @@ def forgotten_column(component: str, feed: Mapping[str, np.ndarray], results: di
 
 
 def overflow(component: str, feed: Mapping[str, np.ndarray], results: dict[str, np.ndarray]) -> None:
-    if component == "decoder" and feed["input_ids"].shape[1] == 96:
+    if component == "decoder" and feed["input_ids"].shape[1] == 48:
         results["logits"][0, 0, 0] = np.nan
 
 
@@ -161,6 +162,48 @@ def test_a_fault_fails(
     use(Faulty(fault))
     report = check(roots("fp32"), "tensorrt")
     assert not report.passed and any(failure.startswith(message) for failure in report.failures), report.failures
+
+
+def questions(folder: Path, *words: int) -> Path:
+    """A data file of texts of so many words, with two tokens each."""
+    lines = [{"id": str(count), "text": "so " * count} for count in words]
+    (folder / "data.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder / "data.jsonl"
+
+
+def test_data_longer_than_a_prefill_is_run_in_pieces_and_what_no_engine_takes_is_left_out(
+    roots: Callable[..., Path], use: Callable[[FakeRuntime], None], tmp_path: Path
+) -> None:
+    """The engine takes 48 new columns at once, 96 in all, of the model's 512."""
+    data = questions(tmp_path, 35, 5, 30, 200)
+    use(FakeRuntime())
+    report = check(roots("fp32"), "tensorrt", data=data)
+    assert report.passed, report.failures
+    asked = [answer for answer in report.answers if answer.reference == GRAPH_ONLY]
+    assert [answer.id for answer in asked] == ["35", "5", "30"] and all(answer.same for answer in asked)
+    assert any(
+        note.startswith("1 of 4 requests were not compared: they are longer than the 96") for note in report.notes
+    )
+    (logits,) = (r for r in report.outputs if (r.case, r.output) == ("data, requests 1 to 4", "logits"))
+    assert logits.shape == (sum(len(answer.tokens) + 1 for answer in asked), 150)
+    use(Faulty(long_prompt))
+    report = check(roots("fp32"), "tensorrt", data=data)
+    assert any(failure.startswith("decoder logits (data, requests 1 to 4)") for failure in report.failures)
+
+
+def long_prompt(component: str, feed: Mapping[str, np.ndarray], results: dict[str, np.ndarray]) -> None:
+    if component == "decoder" and feed["input_ids"].shape[1] == 48 and feed["attention_mask"].shape[1] > 48:
+        results["logits"] *= 1.01
+
+
+def test_data_of_which_nothing_fits_fails(
+    roots: Callable[..., Path], use: Callable[[FakeRuntime], None], tmp_path: Path
+) -> None:
+    use(FakeRuntime())
+    report = check(roots("fp32"), "tensorrt", data=questions(tmp_path, 200))
+    assert not report.passed and report.failures == [
+        "no request of the data could be compared: the engines were built for other shapes"
+    ]
 
 
 def test_answers_longer_than_an_engine_are_left_out(

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from memvp_export.exporter.parity.metrics import Agreement, Distance, distance, margins, top1_agreement
+from memvp_export.exporter.parity.metrics import Agreement, Distance, distance, divergences, margins, top1_agreement
 
 INF = math.inf
 
@@ -59,28 +59,28 @@ def test_arrays_of_different_shapes_have_no_distance(first: tuple[int, ...], sec
 
 # Standard deviation of each row: sqrt(2) / 3 = 0.471.
 EXPECTED = np.array([[[1, 0, 0], [0, 1, 0]], [[0, 0, 1], [0.9, 1, 0]]], np.float32)
-AGREEMENTS: dict[str, tuple[np.ndarray, float, Agreement]] = {
-    "equal": (EXPECTED, 0.1, Agreement(1.0, 4, 1.0)),
-    "a near tie that fell the other way": (EXPECTED + array(0.2, 0, 0), 0.5, Agreement(0.75, 3, 1.0)),
-    "the same tie, where it counts": (EXPECTED + array(0.2, 0, 0), 0.1, Agreement(0.75, 4, 0.75)),
-    "one clear row wrong": (EXPECTED * array(1, -1, 1), 0.5, Agreement(0.5, 3, 2 / 3)),
-    "no row clear": (EXPECTED, 100, Agreement(1.0, 0, 1.0)),
+# Of all rows, how many are decisive, of those.
+AGREEMENTS: dict[str, tuple[np.ndarray, float, tuple[float, int, float]]] = {
+    "equal": (EXPECTED, 0.1, (1.0, 4, 1.0)),
+    "a near tie that fell the other way": (EXPECTED + array(0.2, 0, 0), 0.5, (0.75, 3, 1.0)),
+    "the same tie, where it counts": (EXPECTED + array(0.2, 0, 0), 0.1, (0.75, 4, 0.75)),
+    "one clear row wrong": (EXPECTED * array(1, -1, 1), 0.5, (0.5, 3, 2 / 3)),
+    "no row clear": (EXPECTED, 100, (1.0, 0, 1.0)),
 }
 
 
 @pytest.mark.parametrize(("actual", "margin", "found"), AGREEMENTS.values(), ids=list(AGREEMENTS))
-def test_top1_agreement(actual: np.ndarray, margin: float, found: Agreement) -> None:
+def test_top1_agreement(actual: np.ndarray, margin: float, found: tuple[float, int, float]) -> None:
     result = top1_agreement(actual, EXPECTED, margin)
-    assert (result.top1, result.decisive) == (found.top1, found.decisive)
-    assert result.decisive_top1 == pytest.approx(found.decisive_top1)
+    assert (result.top1, result.decisive, result.decisive_top1) == pytest.approx(found)
 
 
 def test_one_token_is_no_contest() -> None:
-    assert top1_agreement(np.zeros((2, 1)), np.zeros((2, 1)), 0.1) == Agreement(1.0, 0, 1.0)
+    assert top1_agreement(np.zeros((2, 1)), np.zeros((2, 1)), 0.1) == Agreement(1.0, 0, 1.0, 2, 0.0)
 
 
 def test_nothing_agrees_where_nothing_was_compared() -> None:
-    assert top1_agreement(np.zeros((0, 3)), np.zeros((0, 3)), 0.1) == Agreement(0.0, 0, 0.0)
+    assert top1_agreement(np.zeros((0, 3)), np.zeros((0, 3)), 0.1) == Agreement(0.0, 0, 0.0, 0, np.inf)
 
 
 def test_margins_are_in_standard_deviations_of_the_row() -> None:
@@ -88,3 +88,13 @@ def test_margins_are_in_standard_deviations_of_the_row() -> None:
     assert margins(logits) == pytest.approx(np.array([[1 / np.sqrt(2 / 3), 0], [4 / np.sqrt(32 / 9), 0]]))
     assert margins(10 * logits + 3) == pytest.approx(margins(logits))
     assert margins(np.zeros((2, 1))).tolist() == [0, 0]
+
+
+def test_divergence_is_that_of_the_two_distributions() -> None:
+    p, q = np.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]), np.array([[0.2, 0.6, 0.2], [0.1, 0.1, 0.8]])
+    # A constant added to a row of logits changes no probability.
+    found = divergences(np.log(q) + 7, np.log(p))
+    assert found == pytest.approx(np.array([(p[0] * np.log(p[0] / q[0])).sum(), 0]))
+    agreement = top1_agreement(np.log(q), np.log(p), 0.1)
+    assert agreement.kl == pytest.approx(found.mean()) and agreement.rows == 2
+    assert divergences(np.array([[np.nan, 0], [np.inf, 0]]), np.zeros((2, 2))).tolist() == [np.inf, np.inf]

@@ -163,9 +163,8 @@ def test_the_twin_of_a_bundle_whose_folder_cannot_be_written_is_a_temporary_one(
 def test_a_disk_that_is_too_small_for_the_twin_is_said_before_anything_is_written(
     bundle_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from memvp_export.exporter import plan
-
-    monkeypatch.setattr(plan, "free_bytes", lambda path: 1000)
+    used = shutil.disk_usage("/")._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: used)
     before = sorted(bundle_of("bf16").parent.iterdir())
     bundle = Bundle.open(bundle_of("bf16"))
     with pytest.raises(EnvironmentLack, match="the disk is too small"), twin.float32_twin(bundle):
