@@ -13,7 +13,6 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from memvp_export.calibration.accuracy import is_right, paired, wilson
 from memvp_export.calibration.calibrate import calibrate
 from memvp_export.calibration.damage import damage
 from memvp_export.calibration.each_component import EachComponent
@@ -25,7 +24,9 @@ from memvp_export.exporter.bundle import Bundle
 from memvp_export.exporter.checkpoints.source import read_source
 from memvp_export.exporter.data import Answer, Request
 from memvp_export.exporter.export import export_onnx
+from memvp_export.exporter.judging import correct
 from memvp_export.exporter.onnx_session import OnnxSession
+from memvp_export.exporter.parity.intervals import paired, wilson
 from memvp_export.exporter.pipeline import Pipeline
 from memvp_export.exporter.session import Session
 
@@ -76,7 +77,7 @@ def ask(bundle: Bundle, session: Session, precision: str, requests: list[Request
     """All questions, in batches."""
     pipeline = Pipeline.from_manifest(session, bundle.manifest, bundle.root, precision=precision)
     answers = pipeline.answer(requests, replace(pipeline.defaults, batch=BATCH))
-    return Asked(answers, [is_right(r, a) for r, a in zip(requests, answers, strict=True)])
+    return Asked(answers, [bool(correct(r, a)) for r, a in zip(requests, answers, strict=True)])
 
 
 def main() -> None:

@@ -1,17 +1,19 @@
 """bundle and data -> quantized graphs: the whole of `memvp-export calibrate`."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..exporter.bundle import Bundle
-from ..exporter.errors import EnvironmentLack, InputError
+from ..exporter.disk import require_free, work_folder
+from ..exporter.errors import InputError
 from ..exporter.inspection.values import load_graph
+from ..exporter.precisions import ITEM_SIZE, PLAIN
 from ..exporter.progress import Progress
+from .collect import Resume
 from .find_scales import Task, find_scales
-from .graphs32 import FOLDER, graphs_in, work_folder
+from .graphs32 import FOLDER, graphs_in
 from .layers import Layer, check_patterns, choose, find_layers
 from .modes import Mode, mode_named
 from .publish import enter, write_quantized
@@ -19,10 +21,9 @@ from .ranges import check_method
 from .report import Report, build_report
 from .samples import Data, Samples, open_samples
 from .scales import Scales, model_identity, read_scales, require_fit
-from .sensitivity import Budget, LayerDamage, leave_out_for, rank
+from .sensitivity import Budget, LayerDamage, leave_out_for, rank, require_answers
 from .synthetic import synthetic_requests
 
-PLAIN = ("fp32", "fp16", "bf16")
 # Beside the graphs: observing graphs, states, reports.
 _HEADROOM = 256 << 20
 
@@ -65,7 +66,8 @@ def calibrate(
             "a scale file says what to quantize and how: it goes without data, synthetic data or a budget."
         )
     _require_room(bundle, rest)
-    with work_folder(bundle.root) as folder:
+    passes: Sequence[Resume] = ()
+    with work_folder(bundle.root / FOLDER) as folder:
         if scales is not None:
             found = read_scales(Path(scales))
             require_fit(found, bundle, scales)
@@ -76,7 +78,7 @@ def calibrate(
             drawn = _samples(bundle, data, samples, seed, synthetic, folder)
             kept = {name: bundle.keep_fp32(name, rest) for name in bundle.manifest["components"]}
             settings = _Settings(mode, method, smooth_quant, seed, include, exclude, kept, sensitivity, limit)
-            found, report = _calibrated(bundle, drawn, settings, folder, progress)
+            found, report, passes = _calibrated(bundle, drawn, settings, folder, progress)
         graphs = graphs_in(bundle, list(bundle.manifest["components"]), rest, folder / "rest", progress)
         (folder / "made").mkdir()
         written = {
@@ -88,6 +90,8 @@ def calibrate(
             for name, path in graphs.items()
         }
         enter(bundle.root, found, written, rest, report.to_json())
+    for one in passes:
+        one.clear()
     return report
 
 
@@ -119,14 +123,16 @@ def _samples(bundle: Bundle, data: Data, count: int | None, seed: int, synthetic
 
 def _calibrated(
     bundle: Bundle, samples: Samples, settings: _Settings, folder: Path, progress: Progress
-) -> tuple[Scales, Report]:
+) -> tuple[Scales, Report, Sequence[Resume]]:
+    if settings.budget:
+        require_answers(settings.budget, samples)
     names = list(bundle.manifest["components"])
     graphs = graphs_in(bundle, names, "fp32", folder / "fp32", progress)
     choices = _choices(graphs, settings)
     mode = settings.mode
     task = Task(mode, settings.method, settings.smooth_quant, settings.seed, graphs, choices)
     state = bundle.root.resolve() / FOLDER / f"{mode.name}.json"
-    found = find_scales(task, samples, model_identity(bundle, names), folder, state, progress)
+    found, passes = find_scales(task, samples, model_identity(bundle, names), folder, state, progress)
     ranking: list[LayerDamage] = []
     whole = None
     if settings.sensitivity or settings.budget:
@@ -134,7 +140,7 @@ def _calibrated(
         if settings.budget:
             found = leave_out_for(settings.budget, found, ranking, judge, bundle, samples, progress)
         whole = judge.whole(found)
-    return found, build_report(found, _layers(graphs), ranking, whole)
+    return found, build_report(found, _layers(graphs), ranking, whole), passes
 
 
 def _layers(graphs: Mapping[str, Path]) -> dict[str, dict[str, Layer]]:
@@ -162,12 +168,6 @@ def _require_room(bundle: Bundle, rest: str) -> None:
         held = {name: one for name, one in entry["graphs"].items() if name in PLAIN}
         name, one = next(iter(held.items()))
         data = bundle.manifest["files"].get(f"{one['file']}.data")
-        numbers = data["size"] // _item_size(name) if data else 0
-        need += numbers * (_item_size(rest) + sum(_item_size(p) for p in {"fp32", rest} - held.keys()))
-    free = shutil.disk_usage(bundle.root).free
-    if need > free:
-        raise EnvironmentLack(f"the disk is too small: {bundle.root} needs {need:,} bytes, {free:,} are free.")
-
-
-def _item_size(precision: str) -> int:
-    return 4 if precision == "fp32" else 2
+        numbers = data["size"] // ITEM_SIZE[name] if data else 0
+        need += numbers * (ITEM_SIZE[rest] + sum(ITEM_SIZE[p] for p in {"fp32", rest} - held.keys()))
+    require_free(bundle.root, need)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..exporter.parity.metrics import divergences
+
 _LOGITS = ("logits",)
 
 
@@ -27,14 +29,8 @@ def damage(outputs: Iterable[tuple[str, np.ndarray, np.ndarray]]) -> Damage:
         gap += float(np.square(a - e).sum())
         power += float(np.square(e).sum())
         if name in _LOGITS:
-            p, q = _log_softmax(e), _log_softmax(a)
-            kl += float((np.exp(p) * (p - q)).sum())
+            kl += float(divergences(a, e).sum())
             same += int((a.argmax(-1) == e.argmax(-1)).sum())
             columns += e[..., 0].size
     relative = float(np.sqrt(gap / power)) if power else float(np.inf if gap else 0)
     return Damage(relative, kl / columns if columns else None, same / columns if columns else None)
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))

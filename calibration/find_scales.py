@@ -48,8 +48,11 @@ class Task:
 
 def find_scales(
     task: Task, samples: Samples, model: Mapping[str, Any], folder: Path, state: Path, progress: Progress
-) -> Scales:
-    """Observe, search and cut. folder is for work; state is the file that the states of passes are kept beside."""
+) -> tuple[Scales, list[Resume]]:
+    """Observe, search and cut. folder is for work; state is the file that the states of passes are kept beside.
+
+    Returns the passes too, to be cleared once the scales are in the bundle: until then their states may be needed
+    again."""
     identity = {**task.identity(), "model": model, "data": samples.digest}
     passes = [Resume(state, {**identity, "pass": "ranges"})]
     widths = {name: _widths(choice.chosen) for name, choice in task.choices.items() if choice.chosen}
@@ -77,9 +80,7 @@ def find_scales(
             name: _layer_scales(task, name, observers[name], smoothed.get(name, {}), smoothings.get(name, {}))
             for name in widths
         }
-    for one in passes:
-        one.clear()
-    return Scales(
+    scales = Scales(
         mode=task.mode.name,
         method=task.method,
         model=model,
@@ -89,6 +90,7 @@ def find_scales(
         factors={c: {name: _short(one.factors) for name, one in each.items()} for c, each in smoothings.items()},
         alphas={c: {name: one.alpha for name, one in each.items()} for c, each in smoothings.items()},
     )
+    return scales, passes
 
 
 def _widths(layers: Sequence[Layer]) -> dict[str, int]:

@@ -1,33 +1,13 @@
 """The float32 graphs that ranges are observed on: the bundle's own, or traced again from its manifest."""
 
-import errno
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..exporter.bundle import Bundle, BundleWriter
-from ..exporter.errors import EnvironmentLack, MissingPackage
-from ..exporter.partial import partial_folder, remove_leftovers
+from ..exporter.errors import MissingPackage
 from ..exporter.progress import Progress
 
 FOLDER = "calibration"
-
-
-@contextmanager
-def work_folder(root: Path) -> Iterator[Path]:
-    """A folder on the bundle's disk that is gone at the end; leftovers of killed runs are removed. Raises
-    EnvironmentLack where the bundle cannot be written, or its disk is full."""
-    target = root.resolve() / FOLDER
-    remove_leftovers(target)
-    try:
-        with partial_folder(target) as folder:
-            yield folder
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise EnvironmentLack(f"the disk of {root} is full. Make room and calibrate again.") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise EnvironmentLack(f"{root} cannot be written: {error.strerror}.") from error
-        raise
 
 
 def graphs_in(

@@ -13,6 +13,7 @@ import onnx
 from ..exporter.errors import InputError
 from ..exporter.graphs.lowering.edit import producers, readers, weights
 from ..exporter.graphs.lowering.stored import DTYPES
+from ..exporter.kv_cache import is_past, is_present
 from .modes import Mode, block_of
 
 # Tensor cores take operands of this many numbers: less is padded, and nothing is gained.
@@ -67,7 +68,7 @@ class Choice:
 def choose(graph: onnx.GraphProto, mode: Mode, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Choice:
     """Choose among a graph's products. include and exclude are patterns (`*`, `?`, `[...]`) of layer or module names;
     include overrules the rules, exclude all."""
-    first, last = _first(graph), _last(graph)
+    first, last, data = _first(graph), _last(graph), _data(graph)
     chosen, left_out = [], {}
     for layer in find_layers(graph):
         if any(matches(layer, pattern) for pattern in exclude):
@@ -80,6 +81,8 @@ def choose(graph: onnx.GraphProto, mode: Mode, include: Sequence[str] = (), excl
             left_out[layer.name] = f"smaller than {SMALLEST}: nothing is gained"
         elif layer.name in last:
             left_out[layer.name] = "last layer: its error is the answer's"
+        elif layer.input not in data:
+            left_out[layer.name] = "it reads masks or positions alone"
         elif layer.name in first:
             left_out[layer.name] = "first layer: it reads the input itself"
         else:
@@ -107,18 +110,30 @@ def _first(graph: onnx.GraphProto) -> set[str]:
     def stops(node: onnx.NodeProto) -> bool:
         return _is_product(node) or (node.op_type == "Gather" and node.input[0] in stored)
 
-    floats = {
-        value.name
-        for value in graph.input
-        if value.type.tensor_type.elem_type in DTYPES and not value.name.startswith("past_key_values.")
-    }
+    floats = {name for name in _float_inputs(graph) if not is_past(name)}
     return _reached(floats, lambda name: read.get(name, []), stops, lambda node: node.output)
+
+
+def _data(graph: onnx.GraphProto) -> set[str]:
+    """Values that come of a float input, a token's row of a table, or a product. All others, such as the coefficients
+    that position embeddings are resized by, are made of masks and lengths."""
+    stored, given, data = weights(graph), {value.name for value in graph.input}, _float_inputs(graph)
+    for node in graph.node:
+        looked_up = node.op_type == "Gather" and node.input[0] in stored and node.input[1] in given
+        carried = node.op_type != "Shape" and not data.isdisjoint(node.input)
+        if _is_product(node) or looked_up or carried:
+            data.update(node.output)
+    return data
+
+
+def _float_inputs(graph: onnx.GraphProto) -> set[str]:
+    return {value.name for value in graph.input if value.type.tensor_type.elem_type in DTYPES}
 
 
 def _last(graph: onnx.GraphProto) -> set[str]:
     """Products whose result reaches an output of the graph that is no cache, without another product in between."""
     made = producers(graph)
-    outputs = {value.name for value in graph.output if not value.name.startswith("present.")}
+    outputs = {value.name for value in graph.output if not is_present(value.name)}
     return _reached(outputs, lambda name: [made[name]] if name in made else [], _is_product, lambda node: node.input)
 
 

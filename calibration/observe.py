@@ -6,11 +6,13 @@ outputs beside those, in as many runs as memory wants, and are gone when the cal
 
 import zlib
 from collections.abc import Iterator, Mapping
+from math import prod
 from pathlib import Path
 
 import numpy as np
 
-from ..exporter.inspection.values import Dim, dims_of, load_graph
+from ..exporter.dims import Dim, known_length
+from ..exporter.inspection.values import dims_of, load_graph
 from ..exporter.onnx_session import OnnxSession
 from ..exporter.parity.bisect_probe import used_columns, used_elements
 from ..exporter.session import Arrays
@@ -120,10 +122,5 @@ def _used(dims: list[Dim], shape: tuple[int, ...], inputs: Mapping[str, np.ndarr
 
 
 def _bytes(dims: list[Dim], lengths: Mapping[str, int]) -> int:
-    size = 4
-    for dim in dims:
-        terms = [lengths.get(term) for term in dim.split(" + ")] if isinstance(dim, str) else [dim]
-        if not dims or None in terms:
-            return _UNKNOWN_BYTES
-        size *= sum(term for term in terms if term is not None)
-    return size if dims else _UNKNOWN_BYTES
+    known = [length for dim in dims if (length := known_length(dim, lengths)) is not None]
+    return 4 * prod(known) if dims and len(known) == len(dims) else _UNKNOWN_BYTES

@@ -62,17 +62,13 @@ def enter(root: Path, scales: Scales, written: Mapping[str, Written], rest: str,
     """Move written graphs, which lie on the bundle's disk, into it, with the scale file and the report; those of an
     earlier calibration in this mode are replaced. Returns the entries of the graphs by component."""
     calibration, report_name = f"{FOLDER}/{scales.mode}.json", f"reports/calibration.{scales.mode}.json"
-    with change(root) as (writer, manifest):
+    with change(root, wait=True) as (writer, manifest):
         names = {calibration, report_name}
         for component in written:
             names |= {f"graphs/{component}.{scales.mode}.onnx{suffix}" for suffix in ("", ".data")}
-        if names & set(writer.files):
-            # First without the old ones: a manifest must never list a file that has other bytes.
-            for name in names:
-                writer.files.pop(name, None)
-            for entry in manifest["components"].values():
-                entry["graphs"].pop(scales.mode, None)
-            writer.write_manifest(manifest)
+        for entry in manifest["components"].values():
+            entry["graphs"].pop(scales.mode, None)
+        writer.forget(names, manifest)
         entries = {}
         for component, one in written.items():
             name = f"graphs/{component}.{scales.mode}.onnx"

@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 
 from ..exporter.bundle import Bundle
+from ..exporter.data import Request
 from ..exporter.errors import InputError, VerdictError
 from ..exporter.onnx_session import OnnxSession
 from ..exporter.pipelines import pipeline_from
@@ -102,6 +103,17 @@ def rank(
     return sorted(ranking, key=lambda one: -one.damage.relative_l2), judge
 
 
+def require_answers(budget: Budget, samples: Samples) -> None:
+    """Raise InputError where the budget is in points of accuracy, which the samples cannot be judged by."""
+    if budget.points and not answered(samples):
+        raise InputError("a budget in points of accuracy needs samples with answers.")
+
+
+def answered(samples: Samples) -> list[Request]:
+    """The samples whose right answer is known."""
+    return [request for request in samples.requests if request.answer is not None]
+
+
 def leave_out_for(
     budget: Budget,
     scales: Scales,
@@ -113,9 +125,7 @@ def leave_out_for(
 ) -> Scales:
     """Leave out as few of the worst layers as meets the budget, found by halving: quantizing less is taken to lose
     less. Raises VerdictError where not even the least damaging layer alone meets it."""
-    requests = [request for request in samples.requests if request.answer is not None]
-    if budget.points and not requests:
-        raise InputError("a budget in points of accuracy needs samples with answers.")
+    requests = answered(samples)
 
     def asked(session: Session) -> float:
         return accuracy(pipeline_from(session, bundle.manifest, bundle.root, precision="fp32"), requests)

@@ -17,7 +17,7 @@ _TOKENS = 24
 def synthetic_requests(bundle: Bundle, count: int | None, seed: int, folder: Path) -> list[Request]:
     """Requests of random tokens, each with an image of coloured noise in `folder`. Raises InputError for a bundle
     without a tokenizer that makes texts of tokens."""
-    if bundle.manifest["family"] != "memvp-llama":
+    if bundle.manifest["generation"] is None:
         raise InputError(f"there is no synthetic data for the family {bundle.manifest['family']}: give --data.")
     tokenizer, generator = Tokenizer(bundle.root, bundle.manifest["tokenizer"]), np.random.default_rng(seed)
     size = bundle.manifest["preprocessing"]

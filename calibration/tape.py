@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..exporter.kv_cache import is_present
 from ..exporter.session import Arrays, Session
-
-_CACHE = "present."
 
 
 @dataclass
@@ -52,7 +51,7 @@ class Tape:
             call.results = {
                 name: array
                 for name, array in call.results.items()
-                if (number, name) not in read and not name.startswith(_CACHE)
+                if (number, name) not in read and not is_present(name)
             }
         self._made.clear()
         self._alive.clear()

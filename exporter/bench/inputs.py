@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 
 from ..bundle import Bundle
-from ..kv_cache import DTYPES, KVCache
+from ..dims import length
+from ..kv_cache import KVCache, is_past, pieces
 from ..parity.samples import read_cases
+from ..precisions import DTYPES
 from ..session import Arrays, Session
 from .loads import DECODE, Load
 
@@ -33,12 +35,13 @@ def inputs_of(
     """One array for every input of `component` but its caches, in the dtypes that the graph takes: `columns` new
     columns after `past` ones, no padding, logits of the last column. Golden rows are repeated to fill the batch."""
     random = np.random.default_rng(_SEED)
-    sizes = {"batch": load.batch, "sequence": columns, "past_sequence": past, "positions": 1}
+    sizes = dict.fromkeys(component["ranges"], 1)
+    sizes |= {"batch": load.batch, "sequence": columns, "past_sequence": past, "positions": 1}
     vocab = next((port["dims"][-1] for port in component["outputs"] if port["name"] == "logits"), 2)
     made: Arrays = {}
     for port in component["inputs"]:
-        name, shape = port["name"], [_length(dim, sizes) for dim in port["dims"]]
-        if name.startswith("past_key_values."):
+        name, shape = port["name"], [length(dim, sizes) for dim in port["dims"]]
+        if is_past(name):
             continue
         values: np.ndarray
         if name == "position_ids":
@@ -62,8 +65,7 @@ def filled_cache(
 ) -> KVCache:
     """A cache of `load.past` columns, filled by a real prefill in calls of at most `chunk` columns."""
     cache = KVCache(component, precision, load.batch)
-    while cache.length < load.past:
-        columns = min(chunk, load.past - cache.length)
+    for columns in pieces(load.past, chunk):
         feed = inputs_of(component, load, cache.length, columns, precision, known) | cache.inputs()
         cache.update(session.run(load.component, feed, cache.present), columns)
     return cache
@@ -79,10 +81,6 @@ def feed_of(
     if load.stage == DECODE:
         return feed | filled_cache(session, component, load, chunk, precision, known).inputs()
     return feed | KVCache(component, precision, load.batch).inputs()
-
-
-def _length(dim: int | str, sizes: Mapping[str, int]) -> int:
-    return dim if isinstance(dim, int) else sum(sizes.get(part.strip(), 1) for part in dim.split("+"))
 
 
 def _dtype(name: str, precision: str) -> np.dtype:

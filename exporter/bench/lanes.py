@@ -1,7 +1,7 @@
 """What is measured side by side: a bundle on a backend, opened once."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 from ..bundle import Bundle
 from ..errors import EnvironmentLack, InputError, MissingPackage, ToolError
 from ..machine import usable_cores
+from ..precisions import PLAIN
 from ..run import BACKENDS, manifest_as_run, open_session
 from ..session import Arrays, Session
 from .inputs import golden_arrays
@@ -37,14 +38,14 @@ class Lane:
         if self.backend == TORCH:
             from .torch_session import open_torch
 
-            return open_torch(self.bundle, self.precision)
+            return open_torch(self.bundle, self.bundle.plain_precision(self.precision))
         lowering = self.lowering if self.backend == "tensorrt" else None
         return open_session(self.bundle, self.backend, self.precision, self.trust_bundle, lowering)
 
     @property
     def computes(self) -> str:
-        """The precision of the session's own inputs and outputs."""
-        return str(getattr(self.session, "precision", self.precision))
+        """The plain precision of the session's own inputs and outputs."""
+        return self.bundle.plain_precision(str(getattr(self.session, "precision", self.precision)))
 
     @property
     def manifest(self) -> Mapping[str, Any]:
@@ -100,7 +101,7 @@ class Lane:
         if self.backend == "onnxruntime":
             mapped = getattr(self.session, "mapped", None)
             words = "ONNX Runtime on the CPU"
-            words += ", which computes fp16 graphs in fp32" if self.precision == "fp16" else f" in {self.precision}"
+            words += _on_cpu(self.precision)
             return words + (f"; {', '.join(sorted(mapped))} unoptimized, weights in their file" if mapped else "")
         facts: dict[str, str] = getattr(self.session, "facts", {})
         return f"{self.backend} in {self.precision}" + (f"; {facts['engines']}" if "engines" in facts else "")
@@ -131,7 +132,9 @@ def lanes_of(
             lane = Lane(name, bundle, backend, precision or bundle.manifest["precision"], trust_bundle, lowering)
             lack = lane.lack()
             if lack is None:
-                lanes.append(lane)
+                beside, missing = beside_quantized(lane)
+                lanes += beside
+                notes += missing
             elif backends is None:
                 notes.append(f"{name} is left out: {lack}")
             else:
@@ -139,6 +142,27 @@ def lanes_of(
     if not lanes:
         raise EnvironmentLack("nothing can be measured here. " + " ".join(notes))
     return lanes, notes
+
+
+def beside_quantized(lane: Lane) -> tuple[list[Lane], list[str]]:
+    """The lane, and where it is quantized the same backend in a plain precision beside it: that of the rest of its
+    graphs, or the bundle's own. A note where it has neither."""
+    own, plain = str(lane.bundle.manifest["precision"]), lane.bundle.plain_precision(lane.precision)
+    if lane.precision in PLAIN or lane.backend == TORCH:
+        return [lane], []
+    named = replace(lane, name=f"{lane.name} {lane.precision}")
+    others = [replace(lane, name=f"{lane.name} {other}", precision=other) for other in dict.fromkeys((plain, own))]
+    lacks = [(other, other.lack()) for other in others]
+    found = next((other for other, lack in lacks if lack is None), None)
+    if found is None:
+        return [named], [f"{named.name} has nothing to be compared with: {lacks[0][1]}"]
+    return [named, found], []
+
+
+def _on_cpu(precision: str) -> str:
+    if precision not in PLAIN:
+        return f" in {precision}, dequantized and computed in fp32: that says nothing of the speed of its engines"
+    return ", which computes fp16 graphs in fp32" if precision == "fp16" else f" in {precision}"
 
 
 def _engine(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from .inputs import feed_of
 from .lanes import Lane, lanes_of, threads_note
 from .loads import ANSWER, Load, common_ranges, plan_loads
 from .options import Options
+from .quantized import slower_notes
 from .report import BenchReport, Result, read_report, with_speedups
 from .rounds import Call, measure
 
@@ -58,7 +59,7 @@ def bench(
                 going = _measure_load(report, going, load, options)
         report.state.append(state())
         report.lanes = [lane.record() for lane in plan.lanes]
-    report.notes += threads_note(report.lanes)
+    report.notes += threads_note(report.lanes) + slower_notes(report)
     if isinstance(plan.other, BenchReport):
         compare_report(report, plan.other, str(compare))
     elif plan.other:

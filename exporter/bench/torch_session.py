@@ -19,9 +19,8 @@ from ..keep_fp32 import is_kept
 from ..machine import available_memory
 from ..models.component import Component, constants_of
 from ..models.family import components_of
+from ..precisions import DTYPES
 from ..session import Arrays, Timing
-
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class TorchSession:
@@ -59,7 +58,7 @@ class TorchSession:
 
     def _kinds(self, part: Component) -> dict[str, torch.dtype]:
         """The types of a component's weights."""
-        half = _DTYPES[self.precision]
+        half = getattr(torch, DTYPES[self.precision])
         return {name: torch.float32 if weight.float32 else half for name, weight in part.weights.items()}
 
     def _bytes(self, part: Component) -> int:
@@ -78,7 +77,7 @@ class TorchSession:
         return part
 
     def _tensor(self, array: np.ndarray, dtype: str) -> Tensor:
-        kinds = {"int64": torch.int64, "float32": torch.float32, "graph": _DTYPES[self.precision]}
+        kinds = {"int64": torch.int64, "float32": torch.float32, "graph": getattr(torch, DTYPES[self.precision])}
         array = np.ascontiguousarray(array)
         if array.dtype.name == "bfloat16":
             return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(kinds[dtype])
@@ -93,7 +92,7 @@ class TorchSession:
 
     def _loaded(self, part: Component) -> dict[str, Tensor]:
         if part.name not in self._weights:
-            half = _DTYPES[self.precision]
+            half = getattr(torch, DTYPES[self.precision])
             keep = self._keep[part.name]
             kinds = {
                 name: torch.float32 if weight.float32 or is_kept(name, keep) else half

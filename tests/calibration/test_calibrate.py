@@ -4,7 +4,10 @@ import errno
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +15,8 @@ import pytest
 from memvp_export.calibration import observe, publish
 from memvp_export.calibration.calibrate import calibrate
 from memvp_export.calibration.collect import Resume
-from memvp_export.exporter.bundle import Bundle
+from memvp_export.calibration.samples import open_samples
+from memvp_export.exporter.bundle import Bundle, change
 from memvp_export.exporter.data import Request
 from memvp_export.exporter.errors import EnvironmentLack, InputError, VerdictError
 from memvp_export.exporter.run import open_pipeline, open_session
@@ -111,6 +115,49 @@ def test_a_killed_run_goes_on_and_finds_the_same(
     assert not list((bundle / "calibration").glob(".*"))
 
 
+def test_a_run_that_ends_before_its_graphs_are_entered_observes_nothing_again(
+    bundle: Path, questions: list[Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _int8(bundle, questions)
+    expected = _files(bundle)
+    save, run = Resume.save, observe.ObservingSession.run
+    calls: list[str] = []
+
+    def counted(self: Any, component: str, *rest: Any) -> Any:
+        calls.append(component)
+        return run(self, component, *rest)
+
+    def interrupted(*given: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Resume, "save", lambda self, observers, done, now=False: save(self, observers, done, True))
+    monkeypatch.setattr(observe.ObservingSession, "run", counted)
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr("memvp_export.calibration.calibrate.enter", interrupted)
+        _int8(bundle, questions)
+    assert calls
+    calls.clear()
+    _int8(bundle, questions)
+    assert calls == [] and _files(bundle) == expected
+
+
+def test_finished_work_waits_for_whoever_changes_the_bundle(
+    bundle: Path, questions: list[Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = ExitStack()
+    waited: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        held.close()
+
+    monkeypatch.setattr("memvp_export.exporter.bundle.time", SimpleNamespace(sleep=wait))
+    with held:
+        held.enter_context(change(bundle))
+        _int8(bundle, questions)
+    assert len(waited) == 1 and "int8" in Bundle.open(bundle, verify=True).manifest["components"]["decoder"]["graphs"]
+
+
 def test_a_full_disk_leaves_the_bundle_as_it_was(
     bundle: Path, questions: list[Request], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +207,20 @@ def test_a_budget_leaves_the_worst_layers_out(bundle: Path, questions: list[Requ
     assert alone == sorted(alone, reverse=True)
     with pytest.raises(VerdictError, match="no layer can be quantized"):
         _int8(bundle, questions, **few, budget="1e-9")
+
+
+def test_a_budget_in_points_is_of_answers(bundle: Path, questions: list[Request]) -> None:
+    answers = open_pipeline(Bundle.open(bundle)).answer(questions)
+    asked = [replace(one, answer=answer.text) for one, answer in zip(questions, answers, strict=True)]
+    few = {"method": "max", "smooth_quant": False, "exclude": [*VISION, "*.layers.0.*", "*.self_attn.*"]}
+    free = _int8(bundle, asked, **few, budget="100pt")
+    tight = _int8(bundle, asked, **few, budget="1pt")
+    assert not [row for row in free.layers if row.reason == "left out for the budget"]
+    # Of twelve samples one that is lost would be eight points.
+    drawn = open_samples(Bundle.open(bundle), asked, 12, 0).requests
+    found = open_pipeline(Bundle.open(bundle), precision="int8").answer(drawn)
+    assert [answer.text for answer in found] == [one.answer for one in drawn]
+    assert tight.quantized <= free.quantized
 
 
 @pytest.mark.parametrize(
