@@ -1,6 +1,6 @@
 """How well the exported model answers held-out questions, and how much of that it owes to the image.
 
-python -m memvp_export.examples.shapes.evaluate [MODEL_FOLDER] [QUESTIONS]
+python -m memvp_export.examples.shapes.evaluate [MODEL_FOLDER] [QUESTIONS]      (the MemVP-LLaMA unless named)
 """
 
 import sys
@@ -11,16 +11,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from ...exporter.bundle import Bundle
 from ...exporter.checkpoints.source import read_source
+from ...exporter.classifier import Classifier
 from ...exporter.data import Request
 from ...exporter.export import export_onnx
 from ...exporter.pipelines import AnyPipeline
 from ...exporter.run import open_pipeline
 from .files import MODEL
 from .questions import TYPES, Question, question
-from .scenes import draw
+from .scenes import HEIGHT, WIDTH, draw
 
 SEED = 0
 QUESTIONS = 4000
@@ -29,7 +31,8 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Result:
-    """Questions, and the answers to them with their image, without any, and with another question's image."""
+    """Questions, and the answers to them with their image, without any (an empty one where the model needs one), and
+    with another question's image."""
 
     questions: list[Question]
     answers: list[str]
@@ -66,7 +69,8 @@ def evaluate(bundle: Bundle, count: int = QUESTIONS) -> Result:
         # By one type's turn, so that each question gets an image that answers it as well as its own.
         others = requests[len(TYPES) :] + requests[: len(TYPES)]
         swapped = [replace(r, image=other.image) for r, other in zip(requests, others, strict=True)]
-        texts = {r.text: replace(r, image=None) for r in requests}
+        empty = _no_image(pipeline, Path(folder))
+        texts = {r.text: replace(r, image=empty) for r in requests}
         guesses = dict(zip(texts, _answers(pipeline, list(texts.values())), strict=True))
         return Result(
             questions=asked,
@@ -74,6 +78,15 @@ def evaluate(bundle: Bundle, count: int = QUESTIONS) -> Result:
             without_image=[guesses[r.text] for r in requests],
             swapped=_answers(pipeline, swapped),
         )
+
+
+def _no_image(pipeline: AnyPipeline, folder: Path) -> Path | None:
+    """Nothing, or for a model that always looks at an image a grey one without any shape."""
+    if not isinstance(pipeline, Classifier):
+        return None
+    path = folder / "empty.png"
+    Image.new("RGB", (WIDTH, HEIGHT), (127, 127, 127)).save(path)
+    return path
 
 
 def _answers(pipeline: AnyPipeline, requests: Sequence[Request]) -> list[str]:

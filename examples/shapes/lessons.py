@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ...exporter.models import memvp_llama
 from .model import BOS, EOS, pad_right
-from .questions import plural, questions
-from .scenes import COLOURS, GRID, HEIGHT, KINDS, PLACES, WIDTH, Scene, draw, make_scene
+from .patches import shown_in
+from .questions import questions
+from .scenes import draw, make_scene
 
 MEAN = np.array((0.485, 0.456, 0.406), np.float32)
 STD = np.array((0.229, 0.224, 0.225), np.float32)
@@ -20,20 +21,13 @@ SEED = 0
 QUESTIONS = 4  # of each scene
 IGNORED = -100
 
-# What a patch can show, in words: the kind, the colour and the place of the shape whose centre it holds.
-SHOWN: tuple[tuple[tuple[str, ...], ...], ...] = (
-    tuple((kind, plural(kind)) for kind in KINDS),
-    tuple((colour,) for colour in COLOURS),
-    tuple((place,) for place in PLACES),
-)
-
 
 @dataclass(frozen=True)
 class Batch:
     """B scenes with QUESTIONS rows each.
 
     pixels [B,3,S,S] float32; ids and mask [B*QUESTIONS,T]; where and labels [B*QUESTIONS,K]: the columns that predict
-    the answer and its tokens, IGNORED past the end; patches [3,B,v]: an index into SHOWN plus 1, or 0 for nothing.
+    the answer and its tokens, IGNORED past the end; patches [3,B,v]: see `shown_in`.
     """
 
     pixels: Tensor
@@ -58,7 +52,7 @@ def make_batch(
     for index in range(first, first + count):
         scene = make_scene("train", SEED, index)
         pixels.append(preprocess(draw(scene), config.tower.image_size))
-        patches.append(_patches(scene, config.tower.grid))
+        patches.append(shown_in(scene, config.tower.grid, config.tower.grid))
         for question in questions(scene, random.Random(f"wording/{SEED}/{index}")):
             prompt = [BOS, *tokenizer.encode(question.text)]
             answer = [*tokenizer.encode(question.answer), EOS]
@@ -77,16 +71,3 @@ def make_batch(
         labels=labels,
         patches=torch.from_numpy(np.stack(patches, 1)),
     )
-
-
-def _patches(scene: Scene, grid: int) -> np.ndarray:
-    shown = np.zeros((len(SHOWN), grid * grid), np.int64)
-    for shape in scene.shapes:
-        patch = _cell(shape.y, HEIGHT, grid) * grid + _cell(shape.x, WIDTH, grid)
-        place = _cell(shape.y, HEIGHT, GRID) * GRID + _cell(shape.x, WIDTH, GRID)
-        shown[:, patch] = 1 + KINDS.index(shape.kind), 1 + list(COLOURS).index(shape.colour), 1 + place
-    return shown
-
-
-def _cell(at: float, length: int, cells: int) -> int:
-    return min(cells - 1, max(0, int(at * cells / length)))

@@ -20,14 +20,15 @@ from torch import Tensor, distributed
 from ...exporter.models import memvp_llama
 from .files import MODEL, TOKENIZER
 from .initial import initial_weights, training_config
-from .lessons import IGNORED, QUESTIONS, SHOWN, Batch, make_batch
+from .lessons import IGNORED, QUESTIONS, Batch, make_batch
 from .model import logits_at, make_config
+from .optimizers import make_optimizers, share, update
+from .patches import SHOWN
 from .save import save_model, train_tokenizer
 
 WORKERS = 2
 STEPS = 2500
 SCENES = 16  # a step and worker
-WARM_UP = 30
 LEARNING_RATE = 4e-3
 WITHOUT_IMAGE = 0.04
 PATCH_LOSS = 1.0
@@ -49,15 +50,11 @@ class Learner:
         parts = memvp_llama.components(config)
         self.float32 = {name for part in parts for name, weight in part.weights.items() if weight.float32}
         self.frequencies = torch.from_numpy(memvp_llama.rotary_frequencies(config))
-        # Muon for the matrices of layers, AdamW for vectors and for tables, whose rows are no maps.
         matrices = [w for n, w in self.weights.items() if w.ndim == 2 and n.endswith("weight") and not _is_table(n)]
         chosen = {id(w) for w in matrices}
         others = [w for w in self.weights.values() if id(w) not in chosen]
         self.parameters = [*matrices, *others, self.nothing]
-        self.optimizers = [
-            torch.optim.Muon(matrices, lr=LEARNING_RATE, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW([*others, self.nothing], lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0),
-        ]
+        self.optimizers = make_optimizers(matrices, [*others, self.nothing], LEARNING_RATE)
 
     def losses(self, batch: Batch, indicator: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The loss of the answers, that of the patches, and which rows are answered right [B*QUESTIONS]."""
@@ -84,8 +81,8 @@ class Learner:
             total = total + F.cross_entropy(scores.flatten(0, 1), shown.flatten())
         return total
 
-    def update(self, loss: Tensor, share: float) -> None:
-        """One step of both optimizers at `share` of the learning rate, on the mean gradient of all workers."""
+    def learn(self, loss: Tensor, part: float) -> None:
+        """One step of both optimizers at `part` of the learning rate, on the mean gradient of all workers."""
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         loss.backward()
@@ -94,21 +91,13 @@ class Learner:
         distributed.all_reduce(flat)
         flat /= WORKERS
         flat *= min(1.0, 1.0 / (float(flat.norm()) + 1e-6))
-        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(part.view_as(gradient))
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = LEARNING_RATE * share
-            optimizer.step()
+        for gradient, new in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(new.view_as(gradient))
+        update(self.optimizers, part)
 
 
 def _is_table(name: str) -> bool:
     return name in ("model.embed_tokens.weight", "lm_head.weight")
-
-
-def _share(step: int, steps: int) -> float:
-    """Warm up, hold, and fall linearly to 2 % over the second half."""
-    return min(1.0, (step + 1) / WARM_UP, max(0.02, 2 * (steps - step) / steps))
 
 
 def _work(rank: int, meeting: str, folder: str, steps: int) -> None:
@@ -123,7 +112,7 @@ def _work(rank: int, meeting: str, folder: str, steps: int) -> None:
         batch = make_batch(config, tokenizer, (step * WORKERS + rank) * SCENES, SCENES)
         indicator = (torch.rand(SCENES, generator=generator) >= WITHOUT_IMAGE).float()
         answers, patches, right = learner.losses(batch, indicator)
-        learner.update(answers + PATCH_LOSS * patches, _share(step, steps))
+        learner.learn(answers + PATCH_LOSS * patches, share(step, steps))
         tally += torch.cat([torch.stack([answers, patches]).detach(), right.view(-1, QUESTIONS).float().mean(0)])
         if (step + 1) % REPORT == 0 and rank == 0:
             loss, patch_loss, *accuracy = (tally / REPORT).tolist()
