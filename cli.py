@@ -5,13 +5,14 @@ import os
 import signal
 import sys
 import traceback
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from .exporter.errors import EnvironmentLack, InputError, ToolError
+from .exporter.errors import EnvironmentLack, InputError, ToolError, VerdictError
 
 if TYPE_CHECKING:
     from .exporter.checkpoints.source import Source
@@ -23,9 +24,26 @@ _RUN_MODES = {
     "data": {"output", "no_resume", "dry_run", "batch", *_GENERATION},
     "component": {"inputs", "save_outputs"},
 }
+
+
+class _NamedPath(click.Path):
+    """A path that was given: an empty text, as of a variable that is not set, would be the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not os.fspath(value).strip():
+            self.fail("the name is empty; give a path.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = _NamedPath(path_type=Path)
 PRECISIONS = click.Choice(["fp32", "fp16", "bf16"])
+QUANTIZED = click.Choice(["int8", "fp8", "int8-weights", "int4-weights"])
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
-_PRECISION = click.option("--precision", type=PRECISIONS, help="Which of the bundle's graphs (default: its own).")
+_PRECISION = click.option(
+    "--precision",
+    type=click.Choice([*PRECISIONS.choices, *QUANTIZED.choices]),
+    help="Which of the bundle's graphs (default: its own).",
+)
 _BACKEND = click.option(
     "--backend", type=click.Choice(["onnxruntime", "tensorrt"]), default="onnxruntime", show_default=True
 )
@@ -140,13 +158,13 @@ def _pair(flag: str, text: str) -> tuple[str, str]:
 
 @cli.command()
 @click.argument("source", required=False)
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The bundle to make.")
+@click.option("-o", "--output", type=PATH, required=True, help="The bundle to make.")
 @click.option("--precision", type=PRECISIONS, help="Precision of the graphs (default: the checkpoint's own).")
 @click.option("--opset", type=int, help="ONNX opset (default 20; 22 for bf16, whose convolutions need it).")
 @click.option(
     "--keep-fp32", multiple=True, metavar="PATTERN", help="Modules of half graphs to keep in float32; repeatable."
 )
-@click.option("--samples", type=click.Path(path_type=Path), help="JSONL requests to make the golden samples of.")
+@click.option("--samples", type=PATH, help="JSONL requests to make the golden samples of.")
 @click.option("--no-golden", is_flag=True, help="Leave the golden samples out: `check` will then need the source.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle of this name.")
 @click.option("--dry-run", is_flag=True, help="Read the source and print what would be written.")
@@ -171,14 +189,14 @@ def onnx(
     """
     _needs("torch", "onnxscript", "safetensors", extra="export")
     from .exporter import console, export
-    from .exporter.bundle import check_free
+    from .exporter.bundle import check_place
     from .exporter.plan import plan_export
     from .exporter.tables import print_plan
 
     parsed = _read_source(source, flags)
     if dry_run:
-        check_free(output, overwrite)
-        plan = plan_export(parsed, precision, opset, not no_golden, keep_fp32).to_dict(output)
+        check_place(output, overwrite)
+        plan = plan_export(parsed, precision, opset, not no_golden, keep_fp32, samples).to_dict(output)
         _print_json(plan) if as_json else print_plan(plan)
         if not plan["fits"]:
             raise EnvironmentLack(f"{output} would take {console.size(plan['bytes'])}, which the disk has no room for.")
@@ -207,11 +225,9 @@ def onnx(
 
 
 @cli.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--data", type=click.Path(path_type=Path), help="Samples like those of use (default: the bundle's own).")
-@click.option(
-    "--precision", type=click.Choice(["int8", "fp8", "int8-weights", "int4-weights"]), default="int8", show_default=True
-)
+@click.argument("bundle", type=PATH)
+@click.option("--data", type=PATH, help="Samples like those of use (default: the bundle's own).")
+@click.option("--precision", type=QUANTIZED, default="int8", show_default=True)
 @click.option(
     "--method",
     type=click.Choice(["max", "percentile", "mse"]),
@@ -223,13 +239,13 @@ def onnx(
 @click.option("--samples", type=int, help="How many samples (default 256).")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--rest", type=PRECISIONS, help="Precision of all else (default: the bundle's half type, else fp16).")
-@click.option("--include", multiple=True, metavar="PATTERN", help="Only these layers; repeat for several.")
+@click.option("--include", multiple=True, metavar="PATTERN", help="These layers too, against the rules; repeatable.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Not these layers; repeat for several.")
 @click.option("--budget", help="What may be lost: 0.05 (relative L2) or 0.5pt (points of accuracy).")
 @click.option("--sensitivity/--no-sensitivity", default=True, help="Rank the layers by the damage each does alone.")
-@click.option("--scales", type=click.Path(path_type=Path), help="A scale file of the same model in place of data.")
+@click.option("--scales", type=PATH, help="A scale file of the same model in place of data.")
 @click.option("--synthetic", is_flag=True, help="Random tokens and noise in place of data.")
-@click.option("--html", type=click.Path(path_type=Path), help="Write the report as a page.")
+@click.option("--html", type=PATH, help="Write the report as a page.")
 @_AS_JSON
 def calibrate(bundle: Path, html: Path | None, as_json: bool, **asked: Any) -> None:
     """Find the ranges of activations on real data, and enter quantized graphs into the bundle."""
@@ -256,16 +272,24 @@ def calibrate(bundle: Path, html: Path | None, as_json: bool, **asked: Any) -> N
     _done(f"done: {_count(range(found.quantized), 'layer')} of {bundle} in {found.mode}{damage}")
 
 
+def _precision_flags(command: Any) -> Any:
+    words = {
+        "fp32": "Precision of the engines (default: the bundle's own).",
+        "int8": "After `calibrate`, as those below.",
+    }
+    for name in reversed((*PRECISIONS.choices, *QUANTIZED.choices)):
+        command = click.option(f"--{name}", is_flag=True, help=words.get(name))(command)
+    return command
+
+
 @cli.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--fp32", "precision", flag_value="fp32", help="Precision of the engines (default: the bundle's own).")
-@click.option("--fp16", "precision", flag_value="fp16")
-@click.option("--bf16", "precision", flag_value="bf16")
-@click.option("--int8", "precision", flag_value="int8", help="After `calibrate`, as the three that follow.")
-@click.option("--fp8", "precision", flag_value="fp8")
-@click.option("--int8-weights", "precision", flag_value="int8-weights")
-@click.option("--int4-weights", "precision", flag_value="int4-weights")
-@click.option("--target", type=click.Choice(["tensorrt", "tensorrt-rtx"]), help="Default: the one that is installed.")
+@click.argument("bundle", type=PATH)
+@_precision_flags
+@click.option(
+    "--target",
+    type=click.Choice(["tensorrt", "tensorrt-rtx", "tensorrt-8"]),
+    help="Default: the one that is installed; tensorrt-8 is 8.5 and 8.6.",
+)
 @click.option("--component", "components", multiple=True, help="Only this component; repeat for several.")
 @click.option("--plugin", type=click.Choice(["auto", "on", "off"]), default="auto", show_default=True)
 @click.option("--embed-plugin", is_flag=True, help="Put the plugin library into the engine.")
@@ -277,13 +301,13 @@ def calibrate(bundle: Path, html: Path | None, as_json: bool, **asked: Any) -> N
 @click.option("--opt-shapes", multiple=True, metavar="NAME:...", help="Shapes to tune for.")
 @click.option("--max-shapes", multiple=True, metavar="NAME:...", help="Largest shapes.")
 @click.option("--workspace", metavar="SIZE", help="Memory for the builder's kernels, such as 4G.")
-@click.option("--timing-cache", type=click.Path(path_type=Path), help="A file of measured kernels to read and update.")
+@click.option("--timing-cache", type=PATH, help="A file of measured kernels to read and update.")
 @click.option("--builder-effort", type=int, help="0 to 5.")
 @click.option(
     "--keep-fp32", multiple=True, metavar="PATTERN", help="Modules of half engines to keep in float32; repeatable."
 )
-@click.option("--lower-only", type=click.Path(path_type=Path), help="Write all that another machine needs to build.")
-@click.option("--adopt", type=click.Path(path_type=Path), help="Enter the engines built in such a folder.")
+@click.option("--lower-only", type=PATH, help="Write all that another machine needs to build.")
+@click.option("--adopt", type=PATH, help="Enter the engines built in such a folder.")
 @click.option("--dry-run", is_flag=True, help="Say what would be built.")
 @_AS_JSON
 @click.pass_context
@@ -308,13 +332,19 @@ def trt(
         raise InputError("give one of --lower-only and --adopt.")
     if adopt and any(context.get_parameter_source(name) is not ParameterSource.DEFAULT for name in (*asked, "dry_run")):
         raise InputError("--adopt takes what the folder's recipes say: give no other options with it.")
+    precisions = [name for name in (*PRECISIONS.choices, *QUANTIZED.choices) if asked.pop(name.replace("-", "_"))]
+    if len(precisions) > 1:
+        raise InputError(f"an engine is of one precision: give one of {', '.join(f'--{name}' for name in precisions)}.")
+    asked["precision"] = precisions[0] if precisions else None
     for name in ("min_shapes", "opt_shapes", "max_shapes"):
         asked[name] = parse_shapes(asked[name])
     asked["workspace"] = parse_size(asked["workspace"]) if asked["workspace"] else None
     request, progress = Request(**asked), console.progress()
     if dry_run:
-        plan = build.plan_engines(bundle, request, elsewhere=lower_only is not None)
+        plan = build.plan_engines(bundle, request, lower_only)
         _print_json(plan) if as_json else print_plan(plan)
+        for note in plan["notes"]:
+            _note(note)
         return _done(f"dry run: nothing was written; {_count(plan['components'], 'engine')} planned")
     if lower_only:
         recipes = build.lower_engines(bundle, lower_only, request, progress)
@@ -329,13 +359,13 @@ def trt(
 
 
 @cli.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=PATH)
 @_BACKEND
 @_PRECISION
-@click.option("--data", type=click.Path(path_type=Path), help="JSONL requests to answer with bundle and reference.")
+@click.option("--data", type=PATH, help="JSONL requests to answer with bundle and reference.")
 @click.option("--source", help="model.toml: run the reference anew on the source's tensors.")
-@click.option("--html", type=click.Path(path_type=Path), help="Write a page with tables and plots.")
-@click.option("--report", type=click.Path(path_type=Path), help="Write the JSON report to this file.")
+@click.option("--html", type=PATH, help="Write a page with tables and plots.")
+@click.option("--report", type=PATH, help="Write the JSON report to this file.")
 @click.option("--bisect", is_flag=True, help="Name the first module whose results leave the tolerance.")
 @_TRUST
 @_LOWERING
@@ -359,7 +389,8 @@ def check(
     from .exporter import console
     from .exporter.bundle import Bundle
     from .exporter.parity.bisect import bisect as run_bisect
-    from .exporter.parity.bisect import lines
+    from .exporter.parity.bisect import require_plain
+    from .exporter.parity.bisect_text import lines
     from .exporter.parity.check import check as run_check
     from .exporter.parity.preview import preview_check
     from .exporter.tables import print_parity
@@ -370,6 +401,8 @@ def check(
 
         require_packages()
     _check_engine_options(trust_bundle, lowering, backend)
+    if bisect:
+        require_plain(precision)
     opened = Bundle.open(bundle)
     parsed = _read_source(source, {}) if source else None
     if dry_run:
@@ -379,8 +412,9 @@ def check(
     progress = console.progress()
     found = run_check(opened, backend, precision, data, parsed, progress, trust_bundle, lowering)
     located = run_bisect(opened, precision, parsed, progress, backend=backend) if bisect else None
+    whole = found.to_dict() | ({"bisect": located.to_dict()} if located else {})
     if as_json:
-        _print_json(found.to_dict() | ({"bisect": located.to_dict()} if located else {}))
+        _print_json(whole)
     else:
         print_parity(found)
     if located and not as_json:
@@ -394,25 +428,25 @@ def check(
         write_check_page(found, opened, html)
     if report:
         with whole_file(report) as file:
-            file.write(json.dumps(found.to_dict(), indent=1).encode())
+            file.write(json.dumps(whole, indent=1).encode())
     _done(found.verdict)
     if not found.passed:
         sys.exit(1)
 
 
 @cli.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=PATH)
 @click.option("--text", help="The prompt.")
-@click.option("--image", type=click.Path(path_type=Path), help="A picture; without one the model is told so.")
-@click.option("--image-2", type=click.Path(path_type=Path), help="The second picture, of models that compare two.")
+@click.option("--image", type=PATH, help="A picture; without one the model is told so.")
+@click.option("--image-2", type=PATH, help="The second picture, of models that compare two.")
 @click.option("--choices", multiple=True, help="Ask with the ScienceQA prompt, in one pass; repeat for each choice.")
 @click.option("--hint", help="The context of the ScienceQA prompt, with --choices.")
-@click.option("--data", type=click.Path(path_type=Path), help="JSONL requests to answer, batched and resumable.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where the answers to --data go.")
+@click.option("--data", type=PATH, help="JSONL requests to answer, batched and resumable.")
+@click.option("-o", "--output", type=PATH, help="Where the answers to --data go.")
 @click.option("--no-resume", is_flag=True, help="Answer all of --data again.")
 @click.option("--component", help="Run raw tensors through one component.")
-@click.option("--inputs", type=click.Path(path_type=Path), help="npz file with the component's inputs.")
-@click.option("--save-outputs", type=click.Path(path_type=Path), help="npz file for the component's outputs.")
+@click.option("--inputs", type=PATH, help="npz file with the component's inputs.")
+@click.option("--save-outputs", type=PATH, help="npz file for the component's outputs.")
 @click.option("--max-new-tokens", type=int, help="Longest answer in tokens (default: the bundle's).")
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0 takes the most probable token.")
 @click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw among tokens that hold this share.")
@@ -492,6 +526,8 @@ def _run_data(path: Path, flags: dict[str, Any]) -> None:
     from .exporter.data import read_answers
     from .exporter.datasets import open_dataset
     from .exporter.judging import correct
+    from .exporter.pipelines import ranks
+    from .exporter.ranking import rankings
     from .exporter.run import run_file
 
     bundle = Bundle.open(path)
@@ -528,14 +564,19 @@ def _run_data(path: Path, flags: dict[str, Any]) -> None:
     judged = [verdict for verdict in verdicts if verdict is not None]
     right = sum(judged)
     scores = dataset.score(answers) if dataset.score else {}
-    if scores and not flags["as_json"]:
-        from .exporter.tables import print_subsets
+    ranked = rankings(dataset.requests(), answers) if ranks(bundle.manifest) else []
+    if not flags["as_json"]:
+        from .exporter.tables import print_rankings, print_subsets
 
-        print_subsets(scores)
-    if flags["as_json"]:
+        if scores:
+            print_subsets(scores)
+        if ranked:
+            print_rankings(ranked)
+    else:
         _print_json(
             {"output": str(flags["output"]), "answered": count, "judged": len(judged), "right": right}
             | ({"scores": {name: vars(row) for name, row in scores.items()}} if scores else {})
+            | ({"rankings": [asdict(one) for one in ranked]} if ranked else {})
         )
     accuracy = f"; {right} of {len(judged)} are right ({right / len(judged):.1%})" if judged else ""
     _done(f"done: {count} requests answered into {flags['output']}{accuracy}")
@@ -556,7 +597,7 @@ def _run_component(path: Path, flags: dict[str, Any]) -> None:
 
 
 @cli.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=PATH)
 @click.option(
     "--backend",
     "backends",
@@ -565,7 +606,7 @@ def _run_component(path: Path, flags: dict[str, Any]) -> None:
     help="What to measure; repeat for several (default: all that run here). The first is compared with.",
 )
 @_PRECISION
-@click.option("--compare", type=click.Path(path_type=Path), help="Another bundle, or the JSON of an earlier bench.")
+@click.option("--compare", type=PATH, help="Another bundle, or the JSON of an earlier bench.")
 @click.option("--stage", "stages", multiple=True, help="Only this stage; repeat for several.")
 @click.option("--batch", type=int, help="Rows at once for throughput (default 8, or what the graphs take).")
 @click.option("--prompt-tokens", type=int, help="Columns of a prefill (default 64).")
@@ -575,8 +616,8 @@ def _run_component(path: Path, flags: dict[str, Any]) -> None:
 @click.option("--iterations", type=int, default=20, show_default=True, help="Calls to measure at least.")
 @click.option("--duration", type=float, default=1.0, show_default=True, help="Seconds to measure each load at least.")
 @click.option("--percentile", "percentiles", type=float, multiple=True, default=(50, 90, 95, 99), show_default=True)
-@click.option("--html", type=click.Path(path_type=Path), help="Write a page with tables.")
-@click.option("--report", type=click.Path(path_type=Path), help="Write the JSON report to this file.")
+@click.option("--html", type=PATH, help="Write a page with tables.")
+@click.option("--report", type=PATH, help="Write the JSON report to this file.")
 @_TRUST
 @_LOWERING
 @click.option("--dry-run", is_flag=True, help="Say what would be measured.")
@@ -607,7 +648,7 @@ def bench(
 
         require_packages()
     # Without any, all that are here are measured.
-    _check_engine_options(False, lowering, *(backends or ("tensorrt",)))
+    _check_engine_options(trust_bundle, lowering, *(backends or ("tensorrt",)))
     options = Options(**{**sizes, "stages": sizes["stages"] or None})
     asked = (bundle, backends or None, precision, options, compare)
     if dry_run:
@@ -631,7 +672,7 @@ def bench(
 
 
 @cli.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=PATH)
 @click.option("--shape", "shapes", multiple=True, metavar="NAME=LENGTH", help="A dynamic dimension for the FLOP count.")
 @click.option("--verify", is_flag=True, help="Compare the digests of all files too.")
 @_AS_JSON
@@ -642,7 +683,12 @@ def inspect(path: Path, shapes: tuple[str, ...], verify: bool, as_json: bool) ->
 
     report = inspect_path(path, shapes=dict(_length(shape) for shape in shapes), verify=verify)
     _print_json(report) if as_json else print_report(report)
-    _done(f"done: {path} is a whole {report['kind']}" + (", all digests match" if verify else ""))
+    if report.get("faults"):
+        raise VerdictError(f"{path} is no whole graph: {'; '.join(report['faults'])}. Copy them together.")
+    whole = f"is a whole {report['kind']}"
+    if report.get("missing"):
+        whole = f"lacks {_count(report['missing'], 'file')} that can be made again"
+    _done(f"done: {path} {whole}" + (", all digests match" if verify else ""))
 
 
 def _length(shape: str) -> tuple[str, int]:
@@ -658,10 +704,8 @@ def plugin() -> None:
 
 
 @plugin.command("build")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The library (default: where `trt` finds it).")
-@click.option(
-    "--headers", "--tensorrt-root", "headers", type=click.Path(path_type=Path), help="TensorRT, or its headers' folder."
-)
+@click.option("-o", "--output", type=PATH, help="The library (default: where `trt` finds it).")
+@click.option("--headers", "--tensorrt-root", "headers", type=PATH, help="TensorRT, or its headers' folder.")
 @click.option("--arch", "archs", multiple=True, help="Compute capabilities, such as 80,90 (default: all of nvcc's).")
 @click.option("--nvcc", help="CUDA's compiler (default: the first found).")
 @click.option("--dry-run", is_flag=True, help="Say what would be taken and made.")
@@ -692,7 +736,7 @@ def plugin_build(
 
 
 @plugin.command("info")
-@click.argument("library", type=click.Path(path_type=Path), required=False)
+@click.argument("library", type=PATH, required=False)
 @_AS_JSON
 def plugin_info(library: Path | None, as_json: bool) -> None:
     """Say what a plugin library is (default: the one that `trt` would take)."""
@@ -730,7 +774,7 @@ def doctor(as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("folder", type=click.Path(path_type=Path), default=Path("memvp-demo"))
+@click.argument("folder", type=PATH, default=Path("memvp-demo"))
 @click.option("--overwrite", is_flag=True, help="Replace the bundle of an earlier demo.")
 @_AS_JSON
 def demo(folder: Path, overwrite: bool, as_json: bool) -> None:

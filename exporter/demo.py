@@ -3,9 +3,10 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .bundle import Bundle
+from .bundle import Bundle, check_place
 from .checkpoints.source import read_source
 from .data import Answer, Request, read_requests
+from .errors import InputError
 from .export import export_onnx
 from .parity.check import check
 from .parity.page import write_demo_page
@@ -35,12 +36,16 @@ class DemoResult:
 
 def run_demo(folder: Path, overwrite: bool = False, progress: Progress | None = None) -> DemoResult:
     """Export the shipped model to `folder`/shapes.bundle, check it, answer the shipped held-out questions with and
-    without their images, and write `folder`/demo.html."""
-    progress = progress or Progress()
+    without their images, and write `folder`/demo.html. Raises InputError where `folder` is a file, or holds a demo
+    that is not to be replaced."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file: name a folder for the demo.")
+    progress, output = progress or Progress(), folder / "shapes.bundle"
+    check_place(output, overwrite)
     questions = list(read_requests(SHAPES / "questions.jsonl"))
     bundle = export_onnx(
         read_source(SHAPES / "model"),
-        folder / "shapes.bundle",
+        output,
         samples=SHAPES / "questions.jsonl",
         overwrite=overwrite,
         progress=progress,

@@ -8,10 +8,9 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from .bundle import Bundle, BundleWriter, graph_entry, new_bundle, sha256_file
+from .bundle import Bundle, BundleWriter, check_place, graph_entry, new_bundle, sha256_file
 from .checkpoints.lazy import LazyTensor
 from .checkpoints.source import Source
-from .errors import InputError
 from .graphs.publish import write_graph
 from .graphs.trace import trace
 from .models.component import Component, Port, constants_of
@@ -39,19 +38,17 @@ def export_onnx(
     precision is "fp32", "fp16" or "bf16" (default: the checkpoint's own); samples is a JSONL file of requests to make
     the golden samples of (default: drawn pictures and plain questions); golden=False leaves them out. keep_fp32 are
     globs of modules that stay float32 in half graphs. Memory stays at the imports plus the largest tensor. Raises
-    InputError for bad files, EnvironmentLack for a disk that is too small.
+    InputError for bad files, or an output that exists or is being made; EnvironmentLack for a disk that is too small.
     """
     progress = progress or Progress()
-    if samples is not None and not golden:
-        raise InputError(f"{samples} would make golden samples, which are to be left out: give one or the other.")
+    check_place(Path(output), overwrite)
     with progress.stage("read the source"):
-        plan = plan_export(source, precision, opset, golden, keep_fp32)
+        plan = plan_export(source, precision, opset, golden, keep_fp32, samples)
         model, precision, opset = plan.model, plan.precision, plan.opset
         require_room(plan.bytes, Path(output))
     for note in model.notes:
         progress.note(note)
     with new_bundle(Path(output), overwrite) as writer, _source_digests(model) as digests:
-        # Before the long work: what is wrong with the samples is wrong from the start.
         requests = bundled_requests(samples, writer, images_needed(model.components)) if golden else []
         tensors = {**model.weights, **constants_of(model.components)}
         components = {
@@ -113,10 +110,11 @@ def _port(port: Port) -> dict[str, Any]:
 
 
 def _copy_tokenizer(model: Model, writer: BundleWriter) -> dict[str, Any]:
-    name = f"tokenizer/{model.tokenizer_file.name}"
-    shutil.copyfile(model.tokenizer_file, writer.path(name))
-    writer.record(name)
-    return {**model.tokenizer, "file": name}
+    names = {key: f"tokenizer/{path.name}" for key, path in model.tokenizer_files.items()}
+    for key, name in names.items():
+        shutil.copyfile(model.tokenizer_files[key], writer.path(name))
+        writer.record(name)
+    return {**model.tokenizer, **names}
 
 
 @contextmanager

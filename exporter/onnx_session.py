@@ -80,7 +80,8 @@ class OnnxSession:
             raise MissingPackage("onnxruntime", "cpu") from error
         if self.precision == "bf16":
             raise EnvironmentLack(
-                "ONNX Runtime's CPU has no bfloat16 kernels: export the bundle in fp32 or fp16 to run it here."
+                "ONNX Runtime's CPU has no bfloat16 kernels: export the bundle in fp32 or fp16 to run it here, or "
+                "calibrate it with --rest fp16."
             )
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3

@@ -4,12 +4,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .console import size, table
+from .parity.quality import summary
 
 if TYPE_CHECKING:
     from .doctor import Check
     from .parity.page_demo import Accuracy
     from .parity.report import Report
+    from .ranking import Ranking
     from .scienceqa import Accuracy as SubsetAccuracy
+
+_RANKED = 20
 
 
 def print_plan(plan: Mapping[str, Any]) -> None:
@@ -45,12 +49,29 @@ def print_parity(report: "Report") -> None:
         print(f"greedy answers equal to the reference's: {same} of {len(report.answers)}")
         if judged:
             print(f"answers that are right: {sum(judged)} of {len(judged)}")
+    if report.quality:
+        print(f"all of the data: {summary(report.quality)}")
 
 
 def print_subsets(scores: "Mapping[str, SubsetAccuracy]") -> None:
     """An official table: percent right in each subset."""
     rows = [(name, f"{row.percent:.2f}" if row.total else "", row.total) for name, row in scores.items()]
     table("official accuracy", ("subset", "percent", "questions"), rows)
+
+
+def print_rankings(rankings: "Sequence[Ranking]") -> None:
+    """Of one query, every pair from the best down; of several, the best of each. Not more than _RANKED lines."""
+    if len(rankings) == 1:
+        (only,) = rankings
+        places = [(place, pair.id, f"{pair.score:.6g}") for place, pair in enumerate(only.pairs, 1)]
+        table(f"{only.by}: {only.query}", ("rank", "id", "score"), places[:_RANKED])
+        left_out = len(places) - _RANKED
+    else:
+        best = [(one.by, one.query, one.pairs[0].id, f"{one.pairs[0].score:.6g}", len(one.pairs)) for one in rankings]
+        table("", ("query", "", "best id", "score", "of"), best[:_RANKED])
+        left_out = len(best) - _RANKED
+    if left_out > 0:
+        print(f"... and {left_out} more: --json has all")
 
 
 def print_checks(checks: "Sequence[Check]") -> None:

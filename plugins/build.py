@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..exporter.disk import work_folder
 from ..exporter.errors import EnvironmentLack, InputError
-from ..exporter.partial import partial_folder, remove_leftovers
 from ..exporter.progress import Progress
 from ..exporter.whole_file import whole_file
 from .headers import Headers, find_headers
@@ -153,8 +153,7 @@ def _scratch(output: Path) -> Iterator[Path]:
     output = output.resolve()
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(output)
-        with partial_folder(output) as folder:
+        with work_folder(output) as folder:
             yield folder
     except OSError as error:
         raise EnvironmentLack(f"{output} cannot be written: {error.strerror}.") from error

@@ -1,6 +1,7 @@
 """Random models of odd sizes in the official formats, exported once a run and shared by the tests."""
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -9,9 +10,15 @@ from typing import NamedTuple
 
 import pytest
 
+from .traced_once import keep_traces
+
 # Tests must not reach for a hub, and one test process per core needs no more threads than that.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_runtest_setup() -> None:
+    keep_traces()
 
 
 @pytest.fixture(scope="session")
@@ -33,11 +40,36 @@ def bundle_of(tmp_path_factory: pytest.TempPathFactory, odd_source: Path) -> Cal
         if precision not in made:
             from memvp_export import export_onnx, read_source
 
+            keep_traces()
             made[precision] = tmp_path_factory.mktemp("bundles") / precision
             export_onnx(read_source(odd_source), made[precision], precision)
         return made[precision]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def quantized(
+    bundle_of: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[dict[str, object]]]:
+    """The odd bundle in fp32 and, calibrated on twelve questions about noise, in int8-weights and int8; and the
+    questions as lines of a data file. Tests must not change it: copy it."""
+    import numpy as np
+    from memvp_export.calibration.calibrate import calibrate
+    from memvp_export.exporter.data import Request
+    from PIL import Image
+
+    folder, generator = tmp_path_factory.mktemp("quantized"), np.random.default_rng(0)
+    root = Path(shutil.copytree(bundle_of("fp32"), folder / "bundle"))
+    lines: list[dict[str, object]] = []
+    for number in range(12):
+        picture = folder / f"{number}.png"
+        Image.fromarray(generator.integers(0, 256, (40, 40, 3), np.uint8)).save(picture)
+        lines.append({"id": str(number), "text": "what is it? " + "so " * (number % 5), "image": str(picture)})
+    data = [Request(str(line["id"]), str(line["text"]), Path(str(line["image"]))) for line in lines]
+    for mode in ("int8-weights", "int8"):
+        calibrate(root, data, mode, rest="fp32", sensitivity=False)
+    return root, lines
 
 
 class Result(NamedTuple):

@@ -203,9 +203,10 @@ def test_accuracy_is_of_the_whole_file(command: Command, bundle: Path, questions
 
 def test_check_writes_its_report_and_its_page(command: Command, bundle: Path, questions: Path, tmp_path: Path) -> None:
     page, report = tmp_path / "deep" / "page.html", tmp_path / "report.json"
-    done = command("check", bundle, "--data", questions, "--html", page, "--report", report, "--json")
+    done = command("check", bundle, "--data", questions, "--html", page, "--report", report, "--json", "--bisect")
     assert done.code == 0
-    assert strict_json(report.read_text()) == strict_json(done.out)
+    whole = strict_json(done.out)
+    assert strict_json(report.read_text()) == whole and whole["bisect"]["passed"] is True
     assert page.read_text().lstrip().lower().startswith("<!doctype html>")
 
 

@@ -93,6 +93,12 @@ class TestWithTensorRT:
         assert adopted.verdict.startswith("done: 2 engines in")
         assert command("inspect", bundle, "--verify").code == 0
 
+    def test_a_workspace_that_is_too_small_is_said_with_what_to_give(self, command: Command, bundle: Path) -> None:
+        before = contents(bundle)
+        done = command("trt", bundle, "--target", "tensorrt", "--component", "vision", "--workspace", 1)
+        assert done.code == 2 and "no kernel works in a workspace of 1 bytes: give --workspace more" in done.verdict
+        assert contents(bundle) == before
+
     def test_a_timing_cache_is_refused_where_the_libraries_have_none(self, command: Command, bundle: Path) -> None:
         before = contents(bundle)
         words = ["--target", "tensorrt", "--component", "vision", "--timing-cache", bundle.parent / "cache"]
@@ -189,6 +195,13 @@ REFUSED: list[tuple[list[object], str]] = [
     (["trt", "--adopt", "b"], "b holds no recipes"),
     (["trt", "--workspace", "4X"], "'4X' is not a size: write 512M or 4G"),
     (["trt", "--workspace", "0"], "'0' is not a size"),
+    (["trt", "--fp16", "--int8"], "give one of --fp16, --int8"),
+    (["trt", "--int8-weights", "--bf16", "--dry-run"], "give one of --bf16, --int8-weights"),
+    (["trt", "--dry-run", "--max-batch", 1000], "batch = 1000; this component takes 1 to 64"),
+    (["trt", "--dry-run", "--max-shapes", "pixel_values:1x3x28x27"], "does not fit pixel_values"),
+    (["trt", "--dry-run", "--workspace", "4X"], "'4X' is not a size"),
+    (["trt", "--lower-only", "a", "--target", "tensorrt-rtx", "--timing-cache", "c"], "has no timing cache"),
+    (["trt", "--component", "vision", "--cache", "in_place"], "--cache in_place changes nothing here"),
     (["trt", "--component", "visoin"], "no component visoin; it has vision, decoder"),
     (["trt", "--target", "tensorrt-rtx", "--timing-cache", "cache"], "tensorrt-rtx has no timing cache"),
     (["trt", "--builder-effort", 6], "0 to 5"),
@@ -207,6 +220,7 @@ REFUSED: list[tuple[list[object], str]] = [
     (["bench", "--backend", "tensorrt"], "Build them with `memvp-export trt"),
     (["bench", "--compare", "nowhere"], "nowhere"),
     (["bench", "--backend", "onnxruntime", "--lowering", "plugin"], "--lowering goes with --backend tensorrt"),
+    (["bench", "--backend", "onnxruntime", "--trust-bundle"], "--trust-bundle goes with --backend tensorrt"),
     (["check", "--lowering", "native"], "--lowering goes with --backend tensorrt"),
     (["run", "--text", "x", "--lowering", "native"], "--lowering goes with --backend tensorrt"),
     (["run", "--text", "x", "--backend", "tensorrt", "--lowering", "both"], "'both' is not one of"),

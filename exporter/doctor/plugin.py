@@ -27,11 +27,13 @@ def check_plugin() -> list[Check]:
         info = PluginInfo(**{**said, "path": Path(said["path"])})
     except (ChildFailed, KeyError, TypeError) as failure:
         return [Check("plugin", "broken", f"{library}: {failure}", _BUILD)]
-    return [Check("plugin", "ok", _described(info)), *_coverage(info)]
+    current = info.build_id == build_id(info.headers_version)
+    fix = "" if current else f"For engines built from now on:  {_BUILD}"
+    return [Check("plugin", "ok", _described(info, current), fix), *_coverage(info)]
 
 
-def _described(info: PluginInfo) -> str:
-    stale = "" if info.build_id == build_id(info.headers_version) else ", of other sources than those installed here"
+def _described(info: PluginInfo, current: bool) -> str:
+    stale = "" if current else ", of other sources than those installed here"
     return (
         f"{', '.join(info.operators)} in {', '.join(info.types)} for sm_{' '.join(info.archs)} and PTX "
         f"{' '.join(info.ptx)}; build {info.build_id}{stale}, TensorRT {info.headers_version} headers; {info.path}"

@@ -20,12 +20,12 @@ _COPIED = 1 << 20
 _LIBRARIES = ("libnvinfer", "libtensorrt", "libnvonnxparser", "libcudart")
 
 
-def tensorrt(module: str) -> dict[str, Any]:
-    """installed; then version and folder of a TensorRT module, and the files of the libraries that came with it.
+def tensorrt(module: str, target: str) -> dict[str, Any]:
+    """installed; then version and folder of a target's module, and the files of the libraries that came with it.
     Raises EngineError where it is there and cannot be used."""
     if importlib.util.find_spec(module) is None:
         return {"installed": False}
-    trt = import_tensorrt(module)
+    trt = import_tensorrt(module, target)
     return {
         "installed": True,
         "version": trt.__version__,

@@ -38,7 +38,7 @@ def check_tensorrt_rtx() -> list[Check]:
 def _check_target(target: str) -> list[Check]:
     module, extra = TARGETS[target].module, _EXTRAS[target]
     try:
-        found = ask_module(probes.__name__, "tensorrt", module, timeout=engine_trial.TIMEOUT_S)
+        found = ask_module(probes.__name__, "tensorrt", module, target, timeout=engine_trial.TIMEOUT_S)
     except ChildFailed as failure:
         return [Check(module, "broken", str(failure), f"Install it again:  {pip_line(extra)}")]
     if not found["installed"]:

@@ -17,6 +17,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from ..dims import length
 from ..errors import InputError
 from ..keep_fp32 import METADATA, is_kept
 from ..models.component import Component, Port
@@ -111,7 +112,7 @@ _SIZES = {"batch": 2, "sequence": 3, "past_sequence": 7, "positions": 5}
 
 def _example(port: Port, dtype: torch.dtype) -> torch.Tensor:
     """An input of a size at which no two dimensions agree by accident and none is 0 or 1."""
-    shape = [d if isinstance(d, int) else sum(_SIZES[name.strip()] for name in d.split("+")) for d in port.dims]
+    shape = [length(dim, _SIZES) for dim in port.dims]
     kind = {"int64": torch.int64, "float32": torch.float32, "graph": dtype}[port.dtype]
     return torch.zeros(shape, dtype=kind)
 

@@ -12,7 +12,7 @@ import pytest
 from memvp_export.exporter.bundle import new_bundle
 from memvp_export.exporter.child_process import ChildFailed
 from memvp_export.exporter.doctor.trials import two_nodes
-from memvp_export.exporter.engines import build_engine
+from memvp_export.exporter.engines import build_engine, entering
 from memvp_export.exporter.engines.entering import Built, enter
 from memvp_export.exporter.errors import EnvironmentLack, InputError
 from memvp_export.exporter.inspection import engine_report, inspect_path
@@ -40,6 +40,11 @@ LAYERS = [
     layer("mask", "kgen", "bool", []),
     layer("lookup", "PluginV3", "float16", [], plugin=True, onnx=["layer.0/VisualMemoryFFN"]),
 ]
+STEP = [
+    layer("projection [profile 1]", "gemm", "float16", [tensor("w", "float16", 8, 16)], matrix=True),
+    {**layer("signal", "signal", "float16", []), "inputs": [], "outputs": []},
+    layer("lookup [profile 1]", "PluginV3", "float16", [], plugin=True, onnx=["layer.0/VisualMemoryFFN"]),
+]
 PROFILES = [
     {"name": name, "shapes": {"x": {"min": [1, 8], "opt": [2, 8], "max": [rows, 8]}}}
     for name, rows in (("prefill", 64), ("decode", 4))
@@ -47,6 +52,7 @@ PROFILES = [
 RECIPE = {
     "schema": build_engine.SCHEMA,
     "component": "decoder",
+    "source": {},
     "target": "tensorrt",
     "precision": "fp16",
     "lowering": "plugin",
@@ -72,7 +78,7 @@ RECORD = {
     "profiles": PROFILES,
     "plugin_layers": 1,
     "network_plugin_layers": 1,
-    "layers": LAYERS,
+    "layers": [*LAYERS, *STEP],
     "activation": 1 << 20,
 }
 
@@ -86,8 +92,9 @@ def engine(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def bundle(engine: Path, tmp_path: Path) -> Path:
-    """A bundle with that engine, which moves into it, and nothing else."""
+def bundle(engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A bundle with that engine, which moves into it, and nothing else, not even the engine's graph."""
+    monkeypatch.setattr(entering, "graph_digests", lambda bundle, component, precision: RECIPE["source"])
     root = tmp_path / "bundle"
     dicts = {key: {} for key in ("options", "config", "preprocessing", "components")}
     with new_bundle(root) as writer:
@@ -106,12 +113,18 @@ def test_an_engine_and_its_record_are_described_alike(engine: Path) -> None:
     assert (report["kind"], report["target"], report["tensorrt"], report["gpu"]["sm"]) == (
         *("engine", "tensorrt", "10.3.0", "90"),
     )
-    assert report["layers"] == 4
-    assert report["layers_by_type"] == {"gemm": {"float16": 1, "float32": 1}, "kgen": {"bool": 1}} | {
+    prefill = report["by_profile"]["prefill"]
+    assert prefill["layers"] == 4
+    assert prefill["layers_by_type"] == {"gemm": {"float16": 1, "float32": 1}, "kgen": {"bool": 1}} | {
         "PluginV3": {"float16": 1}
     }
-    assert report["product_weight_bytes"] == {"float16": 256, "float32": 128}
-    assert report["memory_sites"] == ["layer.0/VisualMemoryFFN"] and report["plugin_layers"] == ["lookup"]
+    assert prefill["product_weight_bytes"] == {"float16": 256, "float32": 128}
+    assert report["memory_sites"] == ["layer.0/VisualMemoryFFN"] and prefill["plugin_layers"] == ["lookup"]
+    # In a second profile, layers are marked, or follow one that is.
+    step = report["by_profile"]["decode"]
+    assert (step["layers"], step["products_by_precision"]) == (3, {"float16": 1})
+    assert step["layers_by_type"] == {"gemm": {"float16": 1}, "signal": {"none": 1}, "PluginV3": {"float16": 1}}
+    assert step["plugin_layers"] == ["lookup [profile 1]"]
     assert report["profiles"][1]["shapes"]["x"]["max"] == [4, 8]
     assert (report["engine"]["size"], report["activation"]) == (len(ENGINE), 1 << 20)
 
@@ -120,8 +133,9 @@ def test_the_record_moves_the_report(engine: Path) -> None:
     changed = [{**LAYERS[0], "constants": [tensor("w", "float32", 8, 16)]}, *LAYERS[1:3]]
     engine.with_suffix(".json").write_text(json.dumps({**RECORD, "layers": changed, "tensorrt": "11.4"}))
     report = inspect_path(engine)
-    assert report["products_by_precision"] == {"float32": 2} and report["tensorrt"] == "11.4"
-    assert report["memory_sites"] == report["plugin_layers"] == []
+    part = report["by_profile"]["prefill"]
+    assert part["products_by_precision"] == {"float32": 2} and report["tensorrt"] == "11.4"
+    assert report["memory_sites"] == part["plugin_layers"] == [] and report["by_profile"]["decode"]["layers"] == 0
 
 
 def test_what_was_asked_for_comes_from_the_recipe_it_was_built_from(engine: Path) -> None:
@@ -137,7 +151,8 @@ def test_what_was_asked_for_comes_from_the_recipe_it_was_built_from(engine: Path
 
 def test_a_bundle_describes_its_engines(bundle: Path) -> None:
     (report,) = inspect_path(bundle)["engines"]
-    assert (report["component"], report["precision"], report["layers"]) == ("decoder", "fp16", 4)
+    assert (report["component"], report["precision"]) == ("decoder", "fp16")
+    assert {name: part["layers"] for name, part in report["by_profile"].items()} == {"prefill": 4, "decode": 3}
     alone = inspect_path(next(bundle.glob("engines/*/*.engine")))
     assert alone == {"kind": "engine", **report}
     assert alone["ranges"] == {"batch": [1, 8]}
@@ -149,11 +164,25 @@ def test_all_of_it_is_printed(bundle: Path, capsys: pytest.CaptureFixture[str]) 
     for words in (
         *("component decoder", "precision fp16", "lowering plugin", "TensorRT 10.3.0", "NVIDIA H200 (sm_90)"),
         *("cache delta, 1 layers, 64 columns", "build 0123abcd", "parse 0.1 s, build 12.0 s", "1.0 MB for activations"),
-        *("past_key_values.{i}.key", "prefill x [1, 8] [2, 8] [64, 8]", "gemm 2 float16 1, float32 1"),
+        *("past_key_values.{i}.key float16 [batch, 2, past, 4]", "output y float16 [batch, 8]", "profiles 2"),
+        *("prefill x [1, 8] [2, 8] [64, 8]", "layers prefill 4, decode 3, from", "plugin layers prefill 1, decode 1"),
+        *("layers of prefill count types gemm 2 float16 1, float32 1", "layers of decode count types gemm 1 float16 1"),
+        *("their weights float16 256", "products and convolutions prefill float16 1, float32 1, decode float16 1"),
     ):
         assert words in shown
     print_report(inspect_path(bundle))
-    assert "decoder fp16 plugin TensorRT 10.3.0" in " ".join(capsys.readouterr().out.split())
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "decoder fp16 plugin TensorRT 10.3.0" in shown and "prefill 4, decode 3" in shown
+
+
+def test_dims_without_names_are_shown_as_the_profiles_have_them(
+    engine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = inspect_path(engine)
+    assert report["inputs"][0]["dims"] == [-1, 8]
+    print_report(report)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "input x float16 [1 to 64, 8]" in shown and "output y float16 [dynamic, 8]" in shown and "[-1" not in shown
 
 
 def test_a_record_and_an_engine_that_do_not_belong_together_are_refused(engine: Path, bundle: Path) -> None:
@@ -214,6 +243,10 @@ def test_an_engine_that_lost_its_record_needs_a_gpu(engine: Path, monkeypatch: p
     monkeypatch.setattr(engine_report, "ask_module", crash)
     with pytest.raises(EnvironmentLack, match=r"crashed \(SIGSEGV\)"):
         inspect_path(engine)
+    # The engine may need no plugin: a library that is not there ends nothing, and is said beside the reason.
+    monkeypatch.setenv("MEMVP_PLUGIN", str(engine.with_name("gone.so")))
+    with pytest.raises(EnvironmentLack, match=r"SIGSEGV\) there is no plugin library .*gone.so \(MEMVP_PLUGIN\)\. Ins"):
+        inspect_path(engine)
 
 
 def test_where_a_gpu_is_the_engine_itself_is_read(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +263,7 @@ def test_where_a_gpu_is_the_engine_itself_is_read(engine: Path, monkeypatch: pyt
     report = inspect_path(engine)
     assert asked[0][:5] == (build_engine.__name__, "info", str(engine), "--module", "tensorrt")
     assert report["record"] is None and report["read_from"] == "inspector" and report["target"] == "tensorrt"
-    assert report["plugin_layers"] == ["lookup"] and report["engine"]["size"] == len(ENGINE)
+    assert report["by_profile"]["prefill"]["plugin_layers"] == ["lookup"] and report["engine"]["size"] == len(ENGINE)
     print_report(report)
 
 
@@ -268,7 +301,7 @@ def test_a_real_engine_is_described(build: Callable[[], Path], capsys: pytest.Ca
     engine = build()
     report = inspect_path(engine, verify=True)
     assert (report["component"], report["precision"]) == ("decoder", "fp32")
-    assert report["products_by_precision"] == {"float32": 1}
+    assert [part["products_by_precision"] for part in report["by_profile"].values()] == [{"float32": 1}]
     assert [port["name"] for port in (*report["inputs"], *report["outputs"])] == ["x", "y"]
     assert report["profiles"] == [two_nodes().profile()]
     assert report["engine"]["size"] == engine.stat().st_size

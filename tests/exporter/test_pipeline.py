@@ -103,11 +103,15 @@ class TorchSession:
         return {name: named[name] for name in outputs or named}
 
 
-def description(config: Config, kind: str = "concat", chunk: int | None = None) -> dict[str, Any]:
+def description(
+    config: Config, kind: str = "concat", chunk: int | None = None, positions: int | None = None
+) -> dict[str, Any]:
     part = components(config)[1]
     ranges = {name: list(limits) for name, limits in part.ranges.items()}
     if chunk:
         ranges["sequence"][1] = chunk
+    if positions:
+        ranges["positions"][1] = positions
     assert part.cache is not None
     return {
         "inputs": [{"name": p.name, "dtype": p.dtype, "dims": list(p.dims)} for p in part.inputs],
@@ -117,10 +121,12 @@ def description(config: Config, kind: str = "concat", chunk: int | None = None) 
     }
 
 
-def pipeline(tokenizer: Tokenizer, kind: str = "concat", chunk: int | None = None) -> Pipeline:
+def pipeline(
+    tokenizer: Tokenizer, kind: str = "concat", chunk: int | None = None, positions: int | None = None
+) -> Pipeline:
     config = configuration(tokenizer.pieces)
     session = TorchSession(config, kind)
-    return Pipeline(session, tokenizer, memvp_preprocessing(8), description(config, kind, chunk))
+    return Pipeline(session, tokenizer, memvp_preprocessing(8), description(config, kind, chunk, positions))
 
 
 def alone(session: TorchSession, ids: list[int], image: Path | None, new: int) -> list[int]:
@@ -170,6 +176,24 @@ def test_a_padded_batch_gives_what_each_row_alone_gives(
         assert answer.text == tokenizer.decode(expected) and not answer.truncated
     assert len({answer.ids for answer in answers}) == len(answers)
     assert [name for name, _ in session.calls].count("vision") == 1
+
+
+@pytest.mark.parametrize(("kind", "chunk", "most"), [("concat", None, 2), ("delta", 4, 40), ("delta", 3, 1)])
+def test_logits_of_whole_rows_are_the_same_in_chunks_and_a_few_at_a_time(
+    tokenizer: Tokenizer, kind: str, chunk: int | None, most: int
+) -> None:
+    rows = [tokenizer.encode(text) for text in ("the answer is", "what colour is the red square?")]
+    whole, made = pipeline(tokenizer), pipeline(tokenizer, kind, chunk, most)
+    ids, mask = whole.padded(rows)
+    width = ids.shape[1]
+    assert width > 8 and mask.sum(1).tolist() == [*map(len, rows)] and mask[:, -1].all()
+    positions = np.array([[width - 3, width - 1, width - 1], [1, width // 2, width - 2]])
+    visual = np.random.default_rng(0).standard_normal((2, 4, 32)).astype(np.float32)
+    found, expected = (each.logits(ids, mask, positions, visual) for each in (made, whole))
+    assert found.shape == (2, 3, tokenizer.pieces) and not np.allclose(expected[1, 0], expected[1, 1], atol=1e-2)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    everything = whole.logits(ids, mask, np.tile(np.arange(width), (2, 1)), visual)
+    np.testing.assert_allclose(found[1], everything[1, positions[1]], atol=1e-4)
 
 
 def test_the_image_moves_the_answer(root: Path, tokenizer: Tokenizer) -> None:
@@ -358,4 +382,4 @@ def test_from_manifest(root: Path, tokenizer: Tokenizer) -> None:
     plain: list[Answer] = pipeline(tokenizer).answer([Request("1", "the red")], Settings(max_new_tokens=3))
     assert made.answer([Request("1", "red")]) == plain
     with pytest.raises(InputError, match="apt-vilt"):
-        Pipeline.from_manifest(TorchSession(config), {**manifest, "family": "apt-vilt"}, root)
+        Pipeline.from_manifest(TorchSession(config), {**manifest, "family": "apt-vilt", "generation": None}, root)

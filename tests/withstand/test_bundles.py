@@ -70,6 +70,22 @@ def test_graphs_that_are_none_are_refused_by_inspect(
     assert command("inspect", tmp_path).code == 2
 
 
+def test_a_graph_whose_weights_are_missing_or_cut_short_is_not_whole(
+    command: Command, bundle: Path, tmp_path: Path
+) -> None:
+    path = Path(shutil.copy(bundle / "graphs/vision.onnx", tmp_path))
+    done = command("inspect", path)
+    assert (
+        done.code == 1 and f"{path} is no whole graph: its weights vision.onnx.data are not beside it" in done.verdict
+    )
+    data = (bundle / "graphs/vision.onnx.data").read_bytes()
+    (tmp_path / "vision.onnx.data").write_bytes(data[: len(data) // 2])
+    done = command("inspect", path, "--json")
+    assert done.code == 1 and f"cut short: {len(data) // 2:,} bytes of" in done.verdict
+    (tmp_path / "vision.onnx.data").write_bytes(data)
+    assert command("inspect", path).verdict == f"done: {path} is a whole graph"
+
+
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
@@ -79,6 +95,8 @@ def test_graphs_that_are_none_are_refused_by_inspect(
         ("batch=-1", "--shape 'batch=-1' is not NAME=LENGTH"),
         ("=3", "--shape '=3' is not NAME=LENGTH"),
         ("bath=3", "no input has a dimension 'bath'"),
+        ("batch=0", "batch is 0; vision takes whole numbers from 1 to 64"),
+        ("batch=100000", "batch is 100000; vision takes whole numbers from 1 to 64"),
     ],
 )
 def test_shapes_that_are_wrong(shape: str, message: str, command: Command, bundle: Path) -> None:

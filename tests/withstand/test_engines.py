@@ -80,9 +80,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
     "an engine cut short": (_file("file", lambda b: b[:-1]), "is cut short"),
     "an empty engine": (_file("file", lambda b: b""), "is cut short"),
     "an engine longer": (_file("file", lambda b: b + b"!"), "is edited"),
-    "an engine missing": (_missing("file"), "is missing"),
     "a record cut short": (_file("layers", lambda b: b[:-9]), "is cut short"),
-    "a record missing": (_missing("layers"), "is missing"),
     **{
         f"an entry without {key}": (_entry(key), f"engines[0].{key} is missing")
         for key in ("component", "file", "layers", "precision", "target", "tensorrt", "gpu", "plugin", "profiles")
@@ -107,6 +105,36 @@ def test_a_bundle_with_damaged_engines_is_refused_by_every_command(
         done = command(words[0], built, *words[1:])
         assert done.code == 2 and message in done.err and str(built) in done.err and done.out == "", words
     assert contents(built) == before
+
+
+def test_a_lost_engine_is_named_and_missed_only_where_it_is_needed(command: Command, built: Path) -> None:
+    entries = json.loads((built / "manifest.json").read_text())["engines"]
+    lost = entries[0]["file"]
+    _missing("file")(built)
+    shown = command("inspect", built, "--verify")
+    assert shown.code == 0 and shown.verdict.startswith(f"done: {built} lacks 1 file that can be made again")
+    assert lost in shown.out and "memvp-export trt" in shown.out
+    report = json.loads(command("inspect", built, "--json").out)
+    assert report["missing"] == [lost]
+    assert [engine["component"] for engine in report["engines"]] == [entry["component"] for entry in entries[1:]]
+    for words in (["check"], ["run", "--text", "x"]):
+        assert command(words[0], built, *words[1:]).code == 0, words
+        done = command(words[0], built, *words[1:], "--backend", "tensorrt")
+        assert done.code == 2 and f"{lost} is missing. Make it again with `memvp-export trt`" in done.err
+
+
+def test_a_lost_record_is_named(command: Command, built: Path) -> None:
+    _missing("layers")(built)
+    report = json.loads(command("inspect", built, "--json").out)
+    assert [Path(name).suffix for name in report["missing"]] == [".json"] and len(report["engines"]) == 1
+
+
+def test_lost_engines_are_built_again_or_forgotten(command: Command, built: Path, finished: Path) -> None:
+    for engine in built.glob("engines/*/*.engine"):
+        engine.unlink()
+    assert command("trt", built, "--adopt", finished).code == 0
+    bundle = Bundle.open(built, verify=True)
+    assert bundle.missing == [] and [entry["component"] for entry in bundle.manifest["engines"]] == ["vision"]
 
 
 def test_a_changed_byte_of_an_engine_is_found(command: Command, built: Path) -> None:
@@ -188,6 +216,17 @@ CARRIED: dict[str, tuple[Callable[[Path], object], int, str]] = {
     ),
     "a recipe without profiles": (_json(RECIPE, lambda r: r.pop("profiles"), True), 2, "is damaged"),
     "a recipe without a name": (_json(RECIPE, lambda r: r.pop("engine"), True), 2, "is damaged"),
+    "a recipe with numbers for matrices": (_json(RECIPE, lambda r: r.update(quantized=5), True), 2, "is damaged"),
+    "a recipe with matrices of no bytes": (
+        _json(RECIPE, lambda r: r.update(quantized={"dtype": "int8", "layers": 1, "bytes": 0}), True),
+        2,
+        "is damaged",
+    ),
+    "a recipe twice": (
+        lambda f: shutil.copy(f / RECIPE, f / "vision.fp16 (copy).recipe.json"),
+        2,
+        f"more than one recipe of {ENGINE}, {RECORD}",
+    ),
     "a record without a GPU's place": (_json(RECORD, lambda r: r.pop("gpu")), 2, "is damaged"),
     "a record without layers": (_json(RECORD, lambda r: r.update(layers=[])), 1, "could not be read"),
     "a record that leads out": (_json(RECORD, lambda r: r.update(tensorrt="/../../../out")), 2, "outside the bundle"),
@@ -215,6 +254,27 @@ def test_the_folder_of_another_bundle_is_not_adopted(command: Command, plain: Pa
     before = contents(plain)
     done = command("trt", plain, "--adopt", finished)
     assert done.code == 2 and "was made from another bundle" in done.err and contents(plain) == before
+
+
+def test_an_engine_whose_graph_is_replaced_meanwhile_is_not_entered(
+    command: Command, plain: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = building._copied
+    held: list[dict[str, bytes]] = []
+
+    def replaced(*arguments: Any) -> Any:
+        with change(plain) as (writer, manifest):
+            graph = plain / "graphs/vision.onnx"
+            graph.write_bytes(graph.read_bytes() + b"\x72\x00")
+            writer.record("graphs/vision.onnx")
+            writer.write_manifest(manifest)
+        held.append(contents(plain))
+        return copy(*arguments)
+
+    monkeypatch.setattr(building, "_copied", replaced)
+    done = command("trt", plain, "--adopt", finished)
+    assert done.code == 2 and "the fp16 graph of vision was replaced" in done.err and "build it again" in done.err
+    assert contents(plain) == held[0]
 
 
 def full_disk(*arguments: object, **named: object) -> NoReturn:

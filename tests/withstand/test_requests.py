@@ -101,7 +101,8 @@ RUN_WORDS: list[tuple[list[str], int, str]] = [
     (["--top-p", "1.5"], 2, "top_p is 1.5"),
     (["--seed", "-1"], 2, "seed is -1"),
     (["--precision", "fp16"], 2, "no fp16 graph"),
-    (["--precision", "int8"], 2, "'int8' is not one of"),
+    (["--precision", "int8"], 2, "no int8 graph"),
+    (["--precision", "int3"], 2, "'int3' is not one of"),
     (["--backend", "abacus"], 2, "abacus"),
     (["--choices", "x"] * 27, 2, "27 choices"),
 ]

@@ -153,7 +153,7 @@ SOURCES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a typo in a file's key": (_toml("vision =", "visoin ="), "did you mean 'vision'?"),
     "a typo in an option": (_toml("max_new_tokens", "max_new_token"), "did you mean 'max_new_tokens'?"),
     "a typo in the family": (_toml("memvp-llama", "memvp-lama"), "did you mean 'memvp-llama'?"),
-    "a family of another version": (_toml("memvp-llama", "apt-meter"), "not supported yet"),
+    "a family of another version": (_toml("memvp-llama", "memvp-bart"), "not supported yet"),
     "an unknown task": (_toml('"vqa"', '"nlvr2"'), "no task 'nlvr2' (known: vqa)"),
     "no family": (_toml('family = "memvp-llama"', ""), "family is missing"),
     "no base": (_toml('base = "weights/base"', ""), "files.base is missing"),
@@ -215,8 +215,9 @@ EXPORT_WORDS: list[tuple[list[str], int, str]] = [
 def test_export_flags_that_are_wrong(
     words: list[str], code: int, message: str, command: Command, odd_source: Path, tmp_path: Path
 ) -> None:
-    done = command("onnx", odd_source, "-o", tmp_path / "out", *words)
-    assert done.code == code and message in done.err
+    for dry in ([], ["--dry-run"]):
+        done = command("onnx", odd_source, "-o", tmp_path / "out", *words, *dry)
+        assert done.code == code and message in done.err and done.out == "", dry
     assert not list(tmp_path.iterdir())
 
 
@@ -237,6 +238,24 @@ def test_sources_on_the_command_line_that_are_wrong(
     done = command("onnx", *words, "-o", tmp_path / "out")
     assert done.code == 2 and message in done.err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["onnx", "source", "-o", ""],
+        ["onnx", "source", "-o", " ", "--dry-run"],
+        ["run", "bundle", "--data", "", "-o", "out"],
+        ["check", "bundle", "--html", ""],
+        ["trt", "bundle", "--lower-only", ""],
+        ["inspect", ""],
+        ["demo", ""],
+    ],
+    ids=" ".join,
+)
+def test_an_empty_name_is_not_the_current_folder(words: list[str], command: Command) -> None:
+    done = command(*words)
+    assert done.code == 2 and "the name is empty" in done.verdict
 
 
 @pytest.mark.parametrize(

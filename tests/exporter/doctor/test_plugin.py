@@ -61,9 +61,10 @@ def test_a_library_is_loaded_and_described(library: Callable[[str], Path], gpu: 
     assert check.status == "ok"
     for words in ("VisualMemoryFFN", "float32, float16", "sm_80 90", "PTX 90", build_id("10.0.0"), str(path)):
         assert words in check.detail
-    assert "other sources" not in check.detail
+    assert "other sources" not in check.detail and check.fix == ""
     library(saying())
-    assert "of other sources than those installed here" in subject.check_plugin()[0].detail
+    (check,) = subject.check_plugin()
+    assert "of other sources than those installed here" in check.detail and "memvp-export plugin build" in check.fix
 
 
 @pytest.mark.parametrize(("capability", "status"), [("86", "ok"), ("120", "ok"), ("75", "broken"), ("87", "broken")])

@@ -38,7 +38,7 @@ def cpu_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_any_tensorrt_its_extras_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    absent = ask_module(probes.__name__, "tensorrt", "a_module_that_nobody_has")
+    absent = ask_module(probes.__name__, "tensorrt", "a_module_that_nobody_has", "tensorrt")
     monkeypatch.setattr(subject, "ask_module", lambda *words, **options: absent)
     for check, extra in ((subject.check_tensorrt, "gpu"), (subject.check_tensorrt_rtx, "rtx")):
         (found,) = check()
@@ -132,7 +132,7 @@ def test_one_that_cannot_build_is_broken(
     module: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, body: str, detail: str
 ) -> None:
     module(f"{_IMPORTED}    {body}")
-    monkeypatch.setattr(engine_trial, "TIMEOUT_S", 1.0 if "sleep" in body else 60.0)
+    monkeypatch.setattr(engine_trial, "TIMEOUT_S", 5.0 if "sleep" in body else 60.0)
     imported, builds = subject.check_tensorrt()
     assert imported.status == "ok"
     assert (builds.name, builds.status, builds.needed) == ("tensorrt builds", "broken", False)
