@@ -31,10 +31,11 @@ COMMANDS = {
     **{name: found for name, found in cli.cli.commands.items() if not isinstance(found, click.Group)},
     **{f"plugin {name}": found for name, found in cli.plugin.commands.items()},
 }
-# Options that a command hands over as a whole.
+# Options that a command hands over as a whole; `trt` has a flag for each precision.
+FLAGS = {name.replace("-", "_") for name in (*cli.PRECISIONS.choices, *cli.QUANTIZED.choices)}
 HANDED_OVER = {
     "bench": {field.name for field in fields(Options)},
-    "trt": {field.name for field in fields(Request)},
+    "trt": FLAGS | {field.name for field in fields(Request)},
     "calibrate": set(signature(calibrate).parameters),
 }
 
