@@ -51,11 +51,12 @@ class Round:
 
 _LAST = "transformer.blocks.4."
 # The last block first learns to tell colour questions by not looking at the image, and a prompt that is learnt too fast
-# ends where nothing is looked up: both start anew.
+# ends where nothing is looked up: both start anew. Two sites' prompts end there again, and learn slowly at the end.
 ROUNDS = (
     Round(2200, 4e-3, 2),
     Round(1400, 3e-3, 3, renewed=(_LAST, "pooler.", "vqa_classifier.", "transformer.norm.", ".APT.")),
     Round(1800, 2.5e-3, 3, prompt_rate=0.1, prompt_size=0.5, renewed=(f"{_LAST}attn.APT.",)),
+    Round(400, 1.5e-3, 3, prompt_rate=0.02, renewed=("blocks.1.attn.APT.mm", "blocks.4.attn.APT.mm")),
 )
 
 
