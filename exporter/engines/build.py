@@ -1,7 +1,7 @@
 """bundle -> TensorRT engines: the whole of `memvp-export trt`."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,7 @@ def adopt_engines(bundle: Bundle | Path | str, folder: Path, progress: Progress 
         with progress.stage(f"read back {recipe.name.split('.')[0]}"):
             built.append(judge(bundle, recipe))
     _require_own_files(built, folder)
+    _compare_digests(bundle, {name for one in built for name in one.recipe["source"]}, progress)
     require_free(bundle.root, sum(path.stat().st_size for one in built for path in (one.engine, one.record_path)))
     with work_folder(bundle.root / FOLDER) as work, progress.stage("copy the engines"):
         return enter(bundle.root, [_copied(one, work) for one in built])
@@ -150,6 +151,10 @@ def _verify_graphs(bundle: Bundle, settled: Settled, progress: Progress) -> None
     for name in settled.lowerings:
         held = bundle.manifest["precision"] if name in settled.untraced else settled.precision
         names |= graph_digests(bundle, name, held)
+    _compare_digests(bundle, names, progress)
+
+
+def _compare_digests(bundle: Bundle, names: Collection[str], progress: Progress) -> None:
     size = sum(bundle.manifest["files"][name]["size"] for name in names)
     with progress.stage("compare digests of the graphs", size) as advance:
         bundle.verify(advance, names)

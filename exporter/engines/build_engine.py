@@ -55,6 +55,7 @@ def build(recipe_path: str | Path, plugin: str | None = None, tell: Any = lambda
     """
     recipe, digest = read_recipe(recipe_path)
     folder = Path(recipe_path).resolve().parent
+    _check_carried(folder, recipe.get("carried") or {})
     trt = import_tensorrt(MODULES[recipe["target"]][0], recipe["target"])
     in_place = _cache_update(trt, recipe)
     log = logger(trt)
@@ -157,6 +158,16 @@ def read_recipe(path: str | Path) -> tuple[dict[str, Any], str]:
     if target not in MODULES:
         raise EngineError(f"{path} is for the target {target!r}; here are {', '.join(MODULES)}.", "input")
     return recipe, hashlib.sha256(text).hexdigest()
+
+
+def _check_carried(folder: Path, digests: dict[str, str]) -> None:
+    """Raise EngineError where a graph or its weights are not the bytes that the recipe was written with."""
+    for name, digest in digests.items():
+        path = folder / name
+        if not path.is_file() or _sha256_file(path) != digest:
+            raise EngineError(
+                f"{path} is missing or damaged: its bytes are not those that were lowered. Copy it again.", "input"
+            )
 
 
 def _plugin_library(recipe: dict[str, Any], folder: Path, given: str | None) -> Path | None:

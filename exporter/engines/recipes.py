@@ -9,7 +9,7 @@ from typing import Any
 
 from onnx import TensorProto
 
-from ..bundle import Bundle
+from ..bundle import Bundle, sha256_file
 from ..errors import InputError
 from ..graphs.lowering import Lowered, lower
 from ..graphs.lowering.plugin import OPERATORS
@@ -71,10 +71,17 @@ def write_recipe(
         "timing_cache": str(request.timing_cache) if request.timing_cache else None,
         "plugin": _plugin(lowered, settled, folder),
         "pinned": pinned_nodes(lowered.path) if target_named(settled.target).weakly_typed else None,
+        "carried": _digests(folder, component) if portable else None,
     }
     path = folder / f"{stem}{SUFFIX}"
     path.write_text(json.dumps(recipe, indent=1))
     return path
+
+
+def _digests(folder: Path, component: str) -> dict[str, str]:
+    """SHA-256 of a lowered graph and its weights, by file: what is copied to another machine may change on the way."""
+    files = (folder / f"{component}.{kind}" for kind in ("onnx", "onnx.data", "lowered.data"))
+    return {file.name: sha256_file(file) for file in files if file.is_file()}
 
 
 def quantized_weights(path: Path) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from ..precisions import DTYPES
 from .build_engine import SCHEMA, read_recipe
 from .child import tool_error
 from .engine_error import EngineError
+from .tensorrt_module import MODULES
 
 _NUMBER = (float, int)
 _PARTS = [{"name": str, "dtype": str, "dims": [int]}]
@@ -84,6 +85,9 @@ def read_record(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} cannot be read: it is not the record of an engine.")
     if record.get("schema") != SCHEMA:
         raise InputError(f"{path} has schema {record.get('schema')}, this tool reads {SCHEMA}.")
-    if wrong := fault(record, _RECORD):
+    wrong = fault(record, _RECORD)
+    if not wrong and record["flavor"] not in MODULES:
+        wrong = f"flavor is {record['flavor']!r}"
+    if wrong:
         raise InputError(f"{path} is damaged: {wrong}. Build the engine again.")
     return dict(record)

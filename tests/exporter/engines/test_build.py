@@ -287,6 +287,12 @@ def test_a_folder_builds_elsewhere_and_comes_back(
     # Somewhere else: neither the bundle nor this project is there.
     moved = tmp_path / "elsewhere"
     shutil.move(folder, moved)
+    weights = moved / "vision.onnx.data"
+    sound = weights.read_bytes()
+    weights.write_bytes(bytes([sound[0] ^ 1]) + sound[1:])
+    done = subprocess.run(["sh", moved / "build.sh"], env=_environment(), capture_output=True, text=True)
+    assert done.returncode == 2 and "vision.onnx.data is missing or damaged" in done.stdout + done.stderr
+    weights.write_bytes(sound)
     done = subprocess.run(["sh", moved / "build.sh"], env=_environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     entries = adopt_engines(root, moved)
@@ -297,6 +303,11 @@ def test_a_folder_builds_elsewhere_and_comes_back(
     with pytest.raises(InputError, match="is not empty"):
         lower_engines(root, moved, Request(target="tensorrt"))
     held = contents(root)
+    published = (root / DATA).read_bytes()
+    (root / DATA).write_bytes(bytes([published[0] ^ 1]) + published[1:])
+    with pytest.raises(InputError, match="is edited"):
+        adopt_engines(root, moved)
+    (root / DATA).write_bytes(published)
     recipe = moved / "vision.fp16.recipe.json"
     whole = recipe.read_text()
     recipe.write_text(whole.replace('"schema": 1', '"schema":  1'))

@@ -13,7 +13,7 @@ def test_sizes_are_read(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "G", "-1G", "4X", "0", "4GG", "1e9"])
+@pytest.mark.parametrize("text", ["", "G", "-1G", "4X", "0", "4GG", "1e9", "8388608T"])
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="write 512M or 4G"):
         parse_size(text)

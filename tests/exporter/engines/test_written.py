@@ -115,6 +115,7 @@ def test_a_recipe_that_lacks_something_is_bad_input(edit: Any, message: str, tmp
         (lambda record: record.pop("seconds"), "seconds is missing"),
         (lambda record: record.pop("gpu"), "gpu is missing"),
         (lambda record: record.update(gpu="H200"), "gpu is not what it should be"),
+        (lambda record: record.update(flavor="banana"), "flavor is 'banana'"),
         (lambda record: record["layers"][0].pop("matrix"), r"layers\[0\]\.matrix is missing"),
         (lambda record: record["layers"][0].update(inputs=[{"name": "x"}]), r"inputs\[0\]\.dtype is missing"),
     ],
