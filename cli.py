@@ -674,15 +674,22 @@ def bench(
 @cli.command()
 @click.argument("path", type=PATH)
 @click.option("--shape", "shapes", multiple=True, metavar="NAME=LENGTH", help="A dynamic dimension for the FLOP count.")
+@click.option("--flops", is_flag=True, help="Only the multiply-accumulates of every graph.")
+@click.option("--compare", type=click.Choice(["deep-prompt"]), help="The same beside deep prompts in APT's place.")
 @click.option("--verify", is_flag=True, help="Compare the digests of all files too.")
 @_AS_JSON
-def inspect(path: Path, shapes: tuple[str, ...], verify: bool, as_json: bool) -> None:
+def inspect(path: Path, shapes: tuple[str, ...], flops: bool, compare: str | None, verify: bool, as_json: bool) -> None:
     """Say what is in a bundle, graph or engine: components, types, layers, memory sites, sizes, FLOPs."""
     from .exporter.inspection import inspect_path
+    from .exporter.inspection.flops import costs_of, print_flops
     from .exporter.inspection.render import print_report
 
     report = inspect_path(path, shapes=dict(_length(shape) for shape in shapes), verify=verify)
-    _print_json(report) if as_json else print_report(report)
+    if flops or compare:
+        costs = costs_of(report, bool(compare))
+        _print_json(costs) if as_json else print_flops(str(path), costs, bool(compare))
+    else:
+        _print_json(report) if as_json else print_report(report)
     if report.get("faults"):
         raise VerdictError(f"{path} is no whole graph: {'; '.join(report['faults'])}. Copy them together.")
     whole = f"is a whole {report['kind']}"

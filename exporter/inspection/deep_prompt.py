@@ -2,7 +2,7 @@
 
 Per site with N query rows and p tokens of width d, as the released module does it: the tokens join the rows that enter
 the attention, so queries, keys and values are made of them too, `3 p d^2` MACs, and every row looks at p more keys and
-values, `2 N p d`. Their own results are dropped after the attention: they pass no output projection and no FFN.
+values, `2 N p d`. Their own queries are dropped: they look at nothing, and pass no output projection and no FFN.
 """
 
 import math

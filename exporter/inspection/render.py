@@ -58,8 +58,6 @@ def _print_graph(title: str, graph: Mapping[str, Any]) -> None:
     if cost["memory"]:
         memory = cost["memory"]
         facts.append(("added by the memory", _cost(memory) + _shares(memory)))
-    if cost["deep_prompt"]:
-        facts.append(("deep prompts would add", _cost(cost["deep_prompt"]) + _saved(cost["deep_prompt"])))
     if cost["uncounted"]:
         facts.append(("not counted", ", ".join(map(str, cost["uncounted"]))))
     table(title, ("graph", ""), facts)
@@ -83,11 +81,6 @@ def _shares(memory: Mapping[str, Any]) -> str:
         return ""
     tables, visual = memory["table_percent"], memory["visual_percent"]
     return f", {memory['percent']:.2f} % (tables {tables:.2f} %, visual rows {visual:.2f} %)"
-
-
-def _saved(deep: Mapping[str, Any]) -> str:
-    """How much of it APT's prompts leave out, where it is anything."""
-    return "" if deep["saved_percent"] is None else f"; the memory saves {deep['saved_percent']:.2f} % of it"
 
 
 def _print_operators(graph: Mapping[str, Any]) -> None:

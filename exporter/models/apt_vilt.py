@@ -4,7 +4,7 @@ weights carry the official names. A graph holds some of them folded (spec 8.1 an
 `_Tables` for the static rows; over the official tensors the same pass computes the unfolded formulas.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -180,11 +180,18 @@ def model(weights: Mapping[str, Tensor], config: Config, inputs: Mapping[str, Te
     return classify(weights, config, stream(weights, config, inputs)[-1])
 
 
-def stream(weights: Mapping[str, Tensor], config: Config, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+def stream(
+    weights: Mapping[str, Tensor],
+    config: Config,
+    inputs: Mapping[str, Tensor],
+    block: Callable[[Mapping[str, Tensor], Config, str, Tensor, Tensor], Tensor] | None = None,
+) -> list[Tensor]:
     """What leaves each block [n*B,T+1+N,d]: rows of the text, the image's first row, its patches in raster order.
 
-    The two images of nlvr2 are two rows of one pass: the same text with the first, then with the second image.
+    The two images of nlvr2 are two rows of one pass: the same text with the first, then with the second image. block
+    stands in for the official one.
     """
+    block = block or _block
     suffixes = ("", "_2")[: config.images]
     tables = _tables(weights, config.images)
     text, text_bias = embed_text(weights, tables, inputs["input_ids"], inputs["attention_mask"])
@@ -196,7 +203,7 @@ def stream(weights: Mapping[str, Tensor], config: Config, inputs: Mapping[str, T
     bias = torch.cat([torch.cat([text_bias, image_bias], 1) for _, image_bias in seen])[:, None, None]
     rows = []
     for i in range(config.blocks):
-        x = _block(weights, config, f"transformer.blocks.{i}", x, bias)
+        x = block(weights, config, f"transformer.blocks.{i}", x, bias)
         rows.append(x)
     return rows
 
@@ -249,6 +256,10 @@ def _block(weights: Mapping[str, Tensor], config: Config, name: str, x: Tensor, 
     packed = linear_of(weights, f"{name}.attn.qkv", normed).chunk(3, -1)
     query, key, value = (split_heads(part, config.heads) for part in packed)
     mixed = merge_heads(attention(query, key, value, bias))
-    x = x + apt.attend(weights, f"{name}.attn", PROJECTION, normed, mixed)
+    return feed_forward(weights, name, x + apt.attend(weights, f"{name}.attn", PROJECTION, normed, mixed))
+
+
+def feed_forward(weights: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
+    """The second half of the block `name`: x [B,N,d] and what its FFN makes of it."""
     normed = layer_norm_of(weights, f"{name}.norm2", x, BLOCK_EPS)
     return x + linear_of(weights, f"{name}.mlp.fc2", F.gelu(linear_of(weights, f"{name}.mlp.fc1", normed)))

@@ -17,6 +17,7 @@ from memvp_export.exporter.errors import InputError
 from memvp_export.exporter.graphs.trace import default_opset, trace
 from memvp_export.exporter.graphs.weights import write_weights
 from memvp_export.exporter.inspection import inspect_path
+from memvp_export.exporter.inspection.flops import costs_of, print_flops
 from memvp_export.exporter.models import memvp_llama
 from memvp_export.exporter.models.clip_tower import TowerConfig
 from memvp_export.exporter.models.component import Component, Port, Weight, constants_of
@@ -230,7 +231,9 @@ def test_approximated_prompt_in_half_keeps_its_products_in_float32(tmp_path: Pat
     assert report["cost"]["memory"]["visual_macs"] == 0 and report["cost"]["memory"]["percent"] is None
 
 
-def test_deep_prompts_at_the_sites_of_apt_would_cost_what_the_paper_says(tmp_path: Path) -> None:
+def test_deep_prompts_at_the_sites_of_apt_would_cost_what_the_paper_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """ViLT-B/32 with 200 tokens at 12 sites, 40 text and 201 image rows (spec 9): 5.14 G against 0.91 G.
 
     The paper's 0.91 G hold the making of the keys, 2 r p d a site, and a product with the row maximum, d a row, which
@@ -257,8 +260,25 @@ def test_deep_prompts_at_the_sites_of_apt_would_cost_what_the_paper_says(tmp_pat
     keys, weighted = 2 * 4 * tokens * width * sites, rows * width * sites
     assert added == 2 * rows * tokens * width * sites and round((added + keys + weighted) / 1e9, 2) == 0.91
     assert cost["deep_prompt"]["saved_percent"] == pytest.approx(100 * (1 - added / deep))
-    doubled = inspect_path(tmp_path / "sites.onnx", shapes={"batch": 2})["cost"]
-    assert doubled["deep_prompt"]["macs"] == 2 * deep
+    doubled = inspect_path(tmp_path / "sites.onnx", shapes={"batch": 2})
+    assert doubled["cost"]["deep_prompt"]["macs"] == 2 * deep
+    costs = costs_of(doubled, beside_deep_prompts=True)
+    assert costs == [{"graph": "sites.onnx", "precision": "float32", **doubled["cost"]}]
+    print_flops("sites.onnx", costs, beside_deep_prompts=False)
+    print_flops("sites.onnx", costs, beside_deep_prompts=True)
+    alone, beside = capsys.readouterr().out.split("sites.onnx", 1)[1].split("deep prompts", 1)
+    assert f"{2 * added / 1e9:.3f}" in alone and f"{2 * deep / 1e9:.3f}" not in alone
+    assert f"{2 * deep / 1e9:.3f}" in beside and f"{cost['deep_prompt']['saved_percent']:.2f} %" in beside
+
+
+def test_flops_are_of_graphs_and_deep_prompts_stand_in_for_those_of_apt(graphs) -> None:
+    report = inspect_path(graphs(DECODER))
+    (cost,) = costs_of(report)
+    assert cost["macs"] == report["cost"]["macs"] > cost["memory"]["macs"] > 0
+    with pytest.raises(InputError, match=r"no prompts of APT: there is nothing to compare"):
+        costs_of(report, beside_deep_prompts=True)
+    with pytest.raises(InputError, match=r"is an engine: MACs are counted in graphs"):
+        costs_of({"kind": "engine", "path": "model.fp16.engine"})
 
 
 def test_weights_are_counted_without_their_file(graphs) -> None:
