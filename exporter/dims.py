@@ -1,11 +1,11 @@
 """Dimensions of tensors as graphs and manifests write them: a number, a name, or a sum of names such as
-"past_sequence + sequence"."""
+"past_sequence + sequence", where a name may be there many times: "8*height"."""
 
 import re
 from collections.abc import Mapping
 
 Dim = int | str | None
-_TERM = re.compile(r"[A-Za-z_]\w*|\d+")
+_TERM = re.compile(r"(?:(?P<times>[1-9]\d{0,3})\*)?(?P<name>[A-Za-z_]\w*)|\d+")
 
 
 def terms(dim: Dim) -> list[str]:
@@ -13,13 +13,20 @@ def terms(dim: Dim) -> list[str]:
     is no such sum, as "floor(width/2)" of another exporter, is one name."""
     if not isinstance(dim, str):
         return []
-    parts = [part.strip() for part in dim.split("+")]
-    return parts if all(_TERM.fullmatch(part) for part in parts) else [dim]
+    found = [_TERM.fullmatch(part.strip()) for part in dim.split("+")]
+    parts = [[part["name"] or part[0]] * int(part["times"] or 1) for part in found if part]
+    return [name for part in parts for name in part] if all(found) else [dim]
 
 
 def without_term(dim: Dim, term: str) -> Dim:
     """A dimension such as "past_sequence + sequence" without one of its terms."""
-    return " + ".join(part for part in terms(dim) if part != term) if isinstance(dim, str) else dim
+    parts = terms(dim)
+    return " + ".join(part for part in parts if part != term) if term in parts else dim
+
+
+def multiple(times: int, name: str) -> str:
+    """The dimension that is `times` the length of `name`."""
+    return name if times == 1 else f"{times}*{name}"
 
 
 def length(dim: int | str, lengths: Mapping[str, int]) -> int:

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Collection
 
 import onnx_ir as ir
 
@@ -11,7 +12,7 @@ from ..models.component import Component, Port
 TRANSPOSED = "transposed"
 
 
-def fold_weight_transposes(model: ir.Model, weights: set[str]) -> None:
+def fold_weight_transposes(model: ir.Model, weights: Collection[str]) -> None:
     """Where a weight enters only through Transpose(perm=[1,0]), mark it transposed and drop the nodes.
 
     The writer stores such a weight already transposed: ONNX Runtime would otherwise hold both forms.
@@ -49,7 +50,7 @@ def name_dynamic_dims(model: ir.Model, component: Component) -> None:
             assert value.shape is not None
             for traced, declared in zip(value.shape, port.dims, strict=True):
                 if isinstance(declared, str):
-                    names.setdefault(_symbol(traced), declared)
+                    names.setdefault(*_named(_symbol(traced), declared))
             value.shape = ir.Shape(list(port.dims))
     for node in model.graph:
         for value in node.outputs:
@@ -57,12 +58,20 @@ def name_dynamic_dims(model: ir.Model, component: Component) -> None:
                 value.shape = ir.Shape([dim if isinstance(dim, int) else _renamed(dim, names) for dim in value.shape])
 
 
+def _named(traced: str, declared: str) -> tuple[str, str]:
+    """A symbol and its name: where both are the same multiple, those of what is multiplied."""
+    times, _, symbol = traced.rpartition("*")
+    return (symbol, declared.removeprefix(f"{times}*")) if declared.startswith(f"{times}*") else (traced, declared)
+
+
 def _symbol(dim: int | ir.SymbolicDim) -> str:
     return str(dim.value) if isinstance(dim, ir.SymbolicDim) else str(dim)
 
 
 def _renamed(dim: ir.SymbolicDim, names: dict[str, str]) -> ir.SymbolicDim:
-    """A symbol, or an expression of symbols such as "s15 + s24"."""
+    """A symbol, or an expression of symbols such as "s15 + s24"; what has no name keeps none."""
+    if dim.value is None:
+        return dim
     symbol = _symbol(dim)
     return ir.SymbolicDim(names.get(symbol) or re.sub(r"\w+", lambda part: names.get(part[0], part[0]), symbol))
 
@@ -75,7 +84,21 @@ def _check(value: ir.Value, port: Port) -> None:
             raise AssertionError(f"{port.name}: traced as {value.shape}, declared as {port.dims}")
 
 
-def name_nodes(model: ir.Model, weights: set[str]) -> None:
+def name_constants(model: ir.Model, weights: Collection[str]) -> None:
+    """Name the initializers that are no weights by the order in which they are first read: they differ from trace to
+    trace otherwise."""
+    initializers = model.graph.initializers
+    read = dict.fromkeys(value for node in model.graph for value in node.inputs if value is not None)
+    constants = [value for value in read if value.is_initializer() and value.name not in weights]
+    for value in constants:
+        assert value.name is not None
+        del initializers[value.name]
+    for index, value in enumerate(constants):
+        value.name = f"constant_{index}"
+        initializers.add(value)
+
+
+def name_nodes(model: ir.Model, weights: Collection[str]) -> None:
     """Name nodes and their results after the modules they belong to, and drop the tracer's metadata.
 
     A node that reads the weight `a.b.weight` is `a.b/MatMul`; others carry the module of the weight before them. Casts

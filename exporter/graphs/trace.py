@@ -17,12 +17,13 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from ..dims import length
+from ..dims import length, terms
 from ..errors import InputError
 from ..keep_fp32 import METADATA, is_kept
 from ..models.component import Component, Port
 from .operators import add_functions, own_schemas, translation_table
-from .passes import fold_weight_transposes, name_dynamic_dims, name_nodes
+from .passes import fold_weight_transposes, name_constants, name_dynamic_dims, name_nodes
+from .repeat import TRACED, put_in_order, repeat_middle
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 DEFAULT_OPSET = 20
@@ -70,10 +71,27 @@ def trace(component: Component, precision: str, opset: int, keep_fp32: Sequence[
     Weights that only ever enter transposed are listed in the initializer's metadata ("transposed") with their shape
     swapped: the writer stores them that way.
     """
+    shallow = component.depth.at(TRACED) if component.depth else component
+    wide = {name for name, weight in component.weights.items() if weight.float32 or is_kept(name, keep_fp32)}
+    model = _traced(shallow, precision, opset, wide)
+    if shallow is not component and not _deepened(model, component, wide):
+        model = _traced(component, precision, opset, wide)
+    weights = {*component.weights, *component.constants}
+    fold_weight_transposes(model, weights)
+    name_dynamic_dims(model, component)
+    _describe(model, component, precision, keep_fp32)
+    name_constants(model, weights)
+    name_nodes(model, weights)
+    add_functions(model, opset)
+    return model
+
+
+def _traced(component: Component, precision: str, opset: int, wide: set[str]) -> ir.Model:
+    """The optimized graph of all that `component` has, as the tracer names it but for the weights; `wide` are in
+    float32."""
     dtype = PRECISIONS[precision]
     fake = FakeTensorMode(shape_env=ShapeEnv())
     with fake, torch.no_grad():
-        wide = {name for name, weight in component.weights.items() if weight.float32 or is_kept(name, keep_fp32)}
         weights = {
             name: torch.empty(weight.shape, dtype=torch.float32 if name in wide else dtype)
             for name, weight in component.weights.items()
@@ -95,19 +113,40 @@ def trace(component: Component, precision: str, opset: int, keep_fp32: Sequence[
                 custom_translation_table=translation_table(opset),
             )
     assert program is not None
-    model = program.model
-    fake_weights = _rename_weights(model, module.names)
+    _rename_weights(program.model, module.names)
     with _quiet():
-        onnxscript.optimizer.optimize_ir(model, inline=False)
-    fold_weight_transposes(model, fake_weights)
-    name_dynamic_dims(model, component)
-    _describe(model, component, precision, keep_fp32)
-    name_nodes(model, fake_weights)
-    add_functions(model, opset)
-    return model
+        onnxscript.optimizer.optimize_ir(program.model, inline=False)
+    return program.model
 
 
-_SIZES = {"batch": 2, "sequence": 3, "past_sequence": 7, "positions": 5}
+def _deepened(model: ir.Model, component: Component, wide: set[str]) -> bool:
+    """Give a graph with TRACED layers all layers of `component`; False where they are not all alike, which leaves a
+    graph of no use."""
+    assert component.depth is not None
+    for stems in component.depth.stems:
+        layers = _layers(component, stems, wide)
+        if len(layers) <= TRACED:
+            continue
+        if any(layer != layers[0] for layer in layers) or not repeat_middle(model, stems, len(layers)):
+            return False
+    ports = ([port.name for port in side] for side in (component.inputs, component.outputs))
+    put_in_order(model, [*component.weights, *component.constants], *ports)
+    return True
+
+
+def _layers(component: Component, stems: Sequence[str], wide: set[str]) -> list[dict[str, tuple[Any, bool]]]:
+    """What each layer of a component holds: weights by stem and name, with shape and whether they are float32."""
+    layers: list[dict[str, tuple[Any, bool]]] = []
+    for name, weight in component.weights.items():
+        stem = next((stem for stem in stems if name.startswith(f"{stem}.")), None)
+        if stem is not None:
+            index, rest = name.removeprefix(f"{stem}.").split(".", 1)
+            layers += [{} for _ in range(len(layers), int(index) + 1)]
+            layers[int(index)][f"{stem}.{rest}"] = weight.shape, name in wide
+    return layers
+
+
+_SIZES = {"batch": 2, "sequence": 3, "past_sequence": 7, "positions": 5, "height": 9, "width": 11}
 
 
 def _example(port: Port, dtype: torch.dtype) -> torch.Tensor:
@@ -118,13 +157,19 @@ def _example(port: Port, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _dynamic(port: Port) -> dict[int, Any]:
-    return {axis: torch.export.Dim.DYNAMIC for axis, dim in enumerate(port.dims) if isinstance(dim, str)}
+    return {axis: _symbol(dim) for axis, dim in enumerate(port.dims) if isinstance(dim, str)}
 
 
-def _rename_weights(model: ir.Model, names: list[str]) -> set[str]:
+def _symbol(dim: str) -> Any:
+    """A multiple of a name is said to be one: half of it needs no rounding then."""
+    names = terms(dim)
+    once = len(names) == 1 or len({*names}) > 1
+    return torch.export.Dim.DYNAMIC if once else len(names) * torch.export.Dim(names[0], min=1)
+
+
+def _rename_weights(model: ir.Model, names: list[str]) -> None:
     """Give initializers their official names and hide the fake values from the optimizer."""
     initializers = model.graph.initializers
-    found = set()
     for index, name in enumerate(names):
         value = initializers.get(f"weight_{index}")
         assert value is not None, f"the forward pass never reads {name}"
@@ -132,8 +177,6 @@ def _rename_weights(model: ir.Model, names: list[str]) -> set[str]:
         assert isinstance(raw, FakeTensor), f"{name} has a value while tracing"
         value.const_value = None
         value.name = name
-        found.add(name)
-    return found
 
 
 def _describe(model: ir.Model, component: Component, precision: str, keep_fp32: Sequence[str]) -> None:

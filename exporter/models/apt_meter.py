@@ -6,7 +6,7 @@ official tensors the same pass computes the unfolded formulas.
 """
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from . import apt, roberta
 from .apt_heads import head, head_weights, images_of, output_port
-from .clip_tower import TowerConfig, tower, tower_weights
-from .component import Component, Port, Weight, linear_weights, norm_weights
+from .clip_tower import STEMS, TowerConfig, tower, tower_weights
+from .component import Component, Depth, Port, Weight, linear_weights, norm_weights
 from .layers import layer_norm_of, linear, linear_of
 from .roberta import RobertaConfig
 
@@ -49,6 +49,11 @@ class Config:
     def images(self) -> int:
         """Images that one text is asked about."""
         return images_of(self.task)
+
+    def at(self, most: int) -> "Config":
+        """The same with at most so many layers of each kind."""
+        text = replace(self.text, layers=min(most, self.text.layers))
+        return replace(self, tower=self.tower.at(most), text=text, layers=min(most, self.layers))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data; `from_dict` reads it back."""
@@ -83,6 +88,10 @@ def components(config: Config) -> tuple[Component, ...]:
             ranges={"batch": (1, config.max_batch), "sequence": (2, config.text.length)},
             constants={f"{norm}.eps": np.array([CROSS_EPS], np.float32) for norm in _cross_norms(config)},
             vocab=config.text.vocab,
+            depth=Depth(
+                (STEMS, roberta.STEMS, (f"{TEXT}_layers", f"{IMAGE}_layers")),
+                lambda most: components(config.at(most))[0],
+            ),
         ),
     )
 

@@ -5,7 +5,7 @@ weights carry the official names. A graph holds some of them folded (spec 8.1 an
 """
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import apt
 from .apt_heads import head, head_weights, images_of, output_port
-from .component import Component, Port, Weight, linear_weights, norm_weights
+from .component import Component, Depth, Port, Weight, linear_weights, norm_weights
 from .layers import MASKED, attention, layer_norm_of, linear_of, merge_heads, split_heads
 
 BLOCK_EPS = 1e-6
@@ -105,6 +105,10 @@ def components(config: Config) -> tuple[Component, ...]:
                 TEXT_EPS: np.array([1e-12], np.float32),
             },
             vocab=config.vocab,
+            depth=Depth(
+                (("transformer.blocks",),),
+                lambda most: components(replace(config, blocks=min(most, config.blocks)))[0],
+            ),
         ),
     )
 

@@ -1,7 +1,7 @@
 """OpenAI's CLIP image tower under its official names, with MemVP's adapters (spec 1.2) or plain in METER (spec 5.1)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,8 @@ from ..checkpoints.huggingface_clip import HEAD_WIDTH, NORM_EPS
 from .component import Weight, linear_weights, norm_weights
 from .layers import attention, layer_norm_of, linear, linear_of, merge_heads, split_heads
 from .memory import ACTIVATIONS
+
+STEMS = ("visual.transformer.resblocks", "backbone.visual.transformer.resblocks")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,10 @@ class TowerConfig:
     def rows(self) -> int:
         """Patches of an image."""
         return self.grid * self.grid
+
+    def at(self, most: int) -> "TowerConfig":
+        """The same with at most so many blocks in the forward pass."""
+        return replace(self, blocks=min(most + 1, self.blocks))
 
 
 def tower_weights(config: TowerConfig) -> dict[str, Weight]:

@@ -55,13 +55,23 @@ class Cache:
 
 
 @dataclass(frozen=True)
+class Depth:
+    """Layers that differ in nothing but their weights and caches, named `<stem>.<i>.<rest>`: the stems of each series,
+    and the component with at most n layers of every series."""
+
+    stems: tuple[tuple[str, ...], ...]
+    at: Callable[[int], "Component"]
+
+
+@dataclass(frozen=True)
 class Component:
     """One exported graph.
 
     forward(weights, inputs, wanted) takes tensors by official name and by port name and returns the outputs in port
     order. wanted names outputs, None (or left out) means all: what nobody wants may be missing at the end.
     constants are values that follow from the config alone, such as rotary frequencies; they are weights to forward.
-    ranges gives [lowest, highest] of every dynamic dimension; vocab is how many ids its `input_ids` know.
+    ranges gives [lowest, highest] of every dynamic dimension; vocab is how many ids its `input_ids` know. depth, if any,
+    spares tracing every layer.
     """
 
     name: str
@@ -73,6 +83,7 @@ class Component:
     constants: dict[str, np.ndarray] = field(default_factory=dict)
     cache: Cache | None = None
     vocab: int | None = None
+    depth: Depth | None = None
 
 
 def constants_of(components: Iterable[Component]) -> dict[str, LazyTensor]:

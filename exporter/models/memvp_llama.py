@@ -5,7 +5,7 @@ and adapter weights carry the names of the official files.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..checkpoints.llama_layout import Sizes, shapes
-from .clip_tower import TowerConfig, tower, tower_weights
-from .component import Cache, Component, Port, Weight
+from .clip_tower import STEMS, TowerConfig, tower, tower_weights
+from .component import Cache, Component, Depth, Port, Weight
 from .layers import attention, causal_bias, linear, merge_heads, rms_norm, rotary, select_positions, split_heads
 from .memory import visual_memory_ffn, visual_memory_operands
 
@@ -85,6 +85,7 @@ def _vision(config: Config) -> Component:
         weights=weights,
         forward=forward,
         ranges={"batch": (1, config.max_batch)},
+        depth=Depth((STEMS,), lambda most: _vision(replace(config, tower=config.tower.at(most)))),
     )
 
 
@@ -146,6 +147,10 @@ def _decoder(config: Config) -> Component:
         constants={"rotary.inverse_frequencies": rotary_frequencies(config)},
         cache=Cache(axis=2, layers=config.layers),
         vocab=config.vocab,
+        depth=Depth(
+            (("model.layers", "past_key_values", "present"),),
+            lambda most: _decoder(replace(config, layers=min(most, config.layers))),
+        ),
     )
 
 

@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .component import Weight, linear_weights, norm_weights
-from .layers import MASKED, attention, layer_norm_of, linear_of, merge_heads, split_heads
+from .layers import MASKED, attend_heads, layer_norm_of, linear_of
 
 NAME = "text_transformer"
 EPS = 1e-5
 PAD = 1
+STEMS = (f"{NAME}.encoder.layer",)
 # The graph's one table in place of the two that the checkpoint has.
 TABLE = f"{NAME}.embeddings.positions"
 
@@ -99,13 +100,10 @@ def mixed_heads(
     weights: Mapping[str, Tensor], name: str, heads: int, x: Tensor, source: Tensor, bias: Tensor | None
 ) -> Tensor:
     """Attention of x [B,N,d] to source [B,M,d], before its output projection: [B,N,d]."""
-    parts = [
+    query, key, value = (
         linear_of(weights, f"{name}.{part}", rows) for part, rows in (("query", x), ("key", source), ("value", source))
-    ]
-    # Where one of the three is kept in float32 the attention is too.
-    dtype = torch.promote_types(parts[0].dtype, torch.promote_types(parts[1].dtype, parts[2].dtype))
-    query, key, value = (split_heads(part.to(dtype), heads) for part in parts)
-    return merge_heads(attention(query, key, value, bias))
+    )
+    return attend_heads(query, key, value, heads, bias)
 
 
 def feed_forward(weights: Mapping[str, Tensor], name: str, x: Tensor, eps: float | Tensor) -> Tensor:
