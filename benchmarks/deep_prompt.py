@@ -24,7 +24,7 @@ from memvp_export.exporter.graphs.publish import write_graph
 from memvp_export.exporter.graphs.stored import stored_weights
 from memvp_export.exporter.graphs.trace import trace
 from memvp_export.exporter.models import apt_vilt
-from memvp_export.exporter.models.component import Component, constants_of
+from memvp_export.exporter.models.component import Component, Depth, constants_of
 from memvp_export.exporter.models.layers import attention, layer_norm_of, linear_of, merge_heads, split_heads
 from memvp_export.exporter.progress import Progress
 from torch import Tensor
@@ -41,7 +41,9 @@ def rival(config: apt_vilt.Config, prompts: bool) -> Component:
 
     unused = ".APT.values" if prompts else ".APT."
     weights = {name: weight for name, weight in component.weights.items() if unused not in name}
-    return replace(component, weights=weights, forward=forward)
+    assert component.depth is not None
+    depth = Depth(component.depth.stems, lambda most: rival(replace(config, blocks=min(most, config.blocks)), prompts))
+    return replace(component, weights=weights, forward=forward, depth=depth)
 
 
 def block(weights: Mapping[str, Tensor], config: apt_vilt.Config, name: str, x: Tensor, bias: Tensor) -> Tensor:
