@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .disk import lack_of_room
+from .disk import lack_of_room, require_writable
 from .errors import EnvironmentLack, InputError
 from .forms import fault
 from .partial import LOCK, held_name, is_held, lock, partial_folder, put_in_place, remove_leftovers
@@ -54,7 +54,7 @@ class Bundle:
         root = Path(root)
         bundle = cls(root, _read_manifest(root))
         for name, entry in bundle.manifest["files"].items():
-            path = _inside(root, name)
+            path = inside(root, name)
             if not path.is_file():
                 if maker(name):
                     continue
@@ -85,7 +85,7 @@ class Bundle:
         missing."""
         if name not in self.manifest["files"]:
             raise InputError(f"{self.root} is edited: {MANIFEST} uses {name!r}, which is not in its list of files.")
-        path = _inside(self.root, name)
+        path = inside(self.root, name)
         if maker(name) and not path.is_file():
             raise InputError(f"{self.root} is cut short: {name} is missing. Make it again with `{maker(name)}`.")
         return path
@@ -93,7 +93,7 @@ class Bundle:
     @property
     def missing(self) -> list[str]:
         """Files of the manifest that are not there now, all of which can be made again."""
-        return [name for name in self.manifest["files"] if maker(name) and not _inside(self.root, name).is_file()]
+        return [name for name in self.manifest["files"] if maker(name) and not inside(self.root, name).is_file()]
 
     def graph(self, component: str, precision: str | None = None) -> Path:
         """The ONNX file of a component, in the bundle's own precision unless another is named."""
@@ -215,7 +215,8 @@ def _digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _inside(root: Path, name: str) -> Path:
+def inside(root: Path, name: str) -> Path:
+    """The path of a file that a manifest names. InputError where it, or what it links to, lies outside `root`."""
     pure = PurePosixPath(name)
     path = root / pure
     if pure.is_absolute() or ".." in pure.parts or "\0" in name:
@@ -238,7 +239,7 @@ class BundleWriter:
 
     def path(self, name: str) -> Path:
         """Where the file `name` is to be written; its folder exists."""
-        path = _inside(self.root, name)
+        path = inside(self.root, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -322,10 +323,7 @@ def check_place(output: Path, overwrite: bool = False) -> None:
     target = output.resolve()
     if is_held(target):
         raise _being_made(output)
-    folder = next(parent for parent in target.parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        why = "no permission" if folder.is_dir() else f"{folder} is a file"
-        raise EnvironmentLack(f"{target.parent} cannot be written: {why}.")
+    require_writable(target.parent)
 
 
 def _being_made(output: Path) -> InputError:

@@ -2,6 +2,7 @@
 written: the system's own error names no file."""
 
 import errno
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,15 @@ def require_free(folder: Path, need: int) -> None:
     free = free_bytes(folder)
     if need > free:
         raise EnvironmentLack(f"the disk is too small: {folder} needs {need:,} bytes, {free:,} are free.")
+
+
+def require_writable(folder: Path) -> None:
+    """Raise EnvironmentLack where nothing could be made in `folder`, which need not exist yet; nothing is written."""
+    path = folder.absolute()
+    place = next(one for one in (path, *path.parents) if one.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        why = "no permission" if place.is_dir() else f"{place} is a file"
+        raise EnvironmentLack(f"{folder} cannot be written: {why}.")
 
 
 @contextmanager

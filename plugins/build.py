@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..exporter.disk import work_folder
+from ..exporter.bundle import check_no_file_of_bundle
+from ..exporter.disk import require_writable, work_folder
 from ..exporter.errors import EnvironmentLack, InputError
 from ..exporter.progress import Progress
 from ..exporter.whole_file import whole_file
@@ -64,6 +65,8 @@ def plan_build(
     output = output or built_library()
     if output.is_dir():
         raise InputError(f"{output} is a folder; name a file.")
+    check_no_file_of_bundle(output)
+    require_writable(output.parent)
     compiler = find_nvcc(nvcc)
     chosen = choose_archs(compiler, archs)
     found = find_headers(headers)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..exporter.bundle import sha256_file
 from ..exporter.child_process import ChildFailed, run_code
+from ..exporter.engines.shared_library import library_fault
 from ..exporter.errors import InputError
 
 VARIABLE = "MEMVP_PLUGIN"
@@ -92,6 +93,8 @@ def library_info(path: Path) -> PluginInfo:
     path = path.resolve()
     if not path.is_file():
         raise InputError(f"there is no plugin library {path}: `memvp-export plugin build` makes one.")
+    if fault := library_fault(path):
+        raise InputError(f"{path} {fault}. {_REMEDY}")
     # A process of its own: a library that crashes takes nothing with it, and one that was built again is read again.
     try:
         said = json.loads(run_code(_ASK, str(path), timeout=_SECONDS))

@@ -31,10 +31,10 @@ def find_nvcc(given: str | None = None) -> Nvcc:
 
     Raises InputError where `given` is none, EnvironmentLack where there is none or it does not work.
     """
-    if given:
+    if given is not None:
         program = shutil.which(given)
         if not program:
-            raise InputError(f"--nvcc {given} is not a program.")
+            raise InputError(f"--nvcc {given!r} is not a program.")
         return _ask(Path(program))
     program = next((found for folder in _places() if (found := shutil.which("nvcc", path=folder))), None)
     if not program:

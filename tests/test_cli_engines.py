@@ -17,6 +17,7 @@ from .plugins.fake_library import SAID, put_library
 from .plugins.fake_nvcc import put_nvcc
 
 Command = Callable[..., Any]
+PIP = ("tensorrt", "tensorrt-rtx")
 
 
 @pytest.fixture
@@ -71,6 +72,15 @@ class TestWithTensorRT:
         (entry,) = manifest(bundle)["engines"]
         assert entry["profiles"][0]["shapes"]["pixel_values"]["max"][0] == 3
 
+    def test_a_dry_run_writes_nothing(self, command: Command, bundle: Path) -> None:
+        before = contents(bundle)
+        words = ["trt", bundle, "--target", "tensorrt", "--dry-run"]
+        done, as_json = command(*words), command(*words, "--json")
+        assert done.code == as_json.code == 0
+        assert done.verdict == as_json.verdict == "dry run: nothing was written; 2 engines planned"
+        assert "native" in done.out and json.loads(as_json.out)["target"] == "tensorrt"
+        assert contents(bundle) == before
+
     def test_explicit_shapes_reach_the_engine_in_both_grammars(self, command: Command, bundle: Path) -> None:
         size = manifest(bundle)["components"]["vision"]["inputs"][0]["dims"][-1]
         words = ["--min-shapes", f"pixel_values:2x3x{size}x{size}", "--opt-shapes", f"pixel_values:[3,3,{size},{size}]"]
@@ -102,8 +112,8 @@ class TestWithTensorRT:
     def test_a_timing_cache_is_refused_where_the_libraries_have_none(self, command: Command, bundle: Path) -> None:
         before = contents(bundle)
         words = ["--target", "tensorrt", "--component", "vision", "--timing-cache", bundle.parent / "cache"]
-        done = command("trt", bundle, *words)
-        assert done.code == 2 and "it has no timing cache" in done.verdict
+        for done in (command("trt", bundle, *words), command("trt", bundle, *words, "--dry-run")):
+            assert done.code == 2 and "it has no timing cache" in done.verdict and "lower" not in done.err
         assert contents(bundle) == before and not (bundle.parent / "cache").exists()
 
     def test_an_engine_that_is_not_what_was_asked_for_ends_with_1(
@@ -122,15 +132,6 @@ class TestWithTensorRT:
 
 @pytest.mark.usefixtures("no_tensorrt")
 class TestWithoutTensorRT:
-    def test_a_dry_run_writes_nothing(self, command: Command, bundle: Path) -> None:
-        before = contents(bundle)
-        words = ["trt", bundle, "--target", "tensorrt-rtx", "--dry-run"]
-        done, as_json = command(*words), command(*words, "--json")
-        assert done.code == as_json.code == 0
-        assert done.verdict == as_json.verdict == "dry run: nothing was written; 2 engines planned"
-        assert "native" in done.out and json.loads(as_json.out)["target"] == "tensorrt-rtx"
-        assert contents(bundle) == before
-
     def test_lowering_for_elsewhere_needs_none(self, command: Command, bundle: Path, tmp_path: Path) -> None:
         folder = tmp_path / "carried"
         words = ["trt", bundle, "--lower-only", folder, "--component", "vision", "--json"]
@@ -150,11 +151,10 @@ class TestWithoutTensorRT:
         tensorrt, version = "pip install 'memvp-export[", "pip install 'tensorrt==11.4.0.106'"
         lines: Iterable[tuple[list[object], str]] = [
             (["trt", root], tensorrt),
-            (["trt", root, "--target", "tensorrt"], tensorrt),
-            (["trt", root, "--target", "tensorrt-rtx"], tensorrt),
-            (["check", root, "--backend", "tensorrt"], version),
+            *((["trt", root, "--target", name, *more], tensorrt) for name in PIP for more in ([], ["--dry-run"])),
+            *((["check", root, "--backend", "tensorrt", *more], version) for more in ([], ["--dry-run"])),
             (["run", root, "--backend", "tensorrt", "--text", "What?"], version),
-            (["bench", root, "--backend", "tensorrt"], version),
+            *((["bench", root, "--backend", "tensorrt", *more], version) for more in ([], ["--dry-run"])),
             (["trt", root, "--target", "tensorrt", "--plugin", "on"], "memvp-export plugin build"),
             (["plugin", "info"], "memvp-export plugin build"),
         ]
@@ -188,6 +188,8 @@ REFUSED: list[tuple[list[object], str]] = [
     (["trt", "--min-shapes", "pixel_values=1x3x28x28"], "name:1x3x224x224 or name:[1,3,224,224]"),
     (["trt", "--max-shapes", "pixel_values:1x3x"], "name:1x3x224x224 or name:[1,3,224,224]"),
     (["trt", "--opt-shapes", "pixels:1x3x28x28"], "no input is called pixels"),
+    (["trt", "--max-shapes", ""], "the shapes '' are not written as"),
+    (["trt", "--min-shapes", "", "--dry-run"], "the shapes '' are not written as"),
     (["trt", "--lower-only", "a", "--adopt", "b"], "give one of --lower-only and --adopt"),
     (["trt", "--adopt", "b", "--fp16"], "give no other options with it"),
     (["trt", "--adopt", "b", "--max-batch", 8], "give no other options with it"),
@@ -195,6 +197,7 @@ REFUSED: list[tuple[list[object], str]] = [
     (["trt", "--adopt", "b"], "b holds no recipes"),
     (["trt", "--workspace", "4X"], "'4X' is not a size: write 512M or 4G"),
     (["trt", "--workspace", "0"], "'0' is not a size"),
+    (["trt", "--workspace", ""], "'' is not a size"),
     (["trt", "--fp16", "--int8"], "give one of --fp16, --int8"),
     (["trt", "--int8-weights", "--bf16", "--dry-run"], "give one of --bf16, --int8-weights"),
     (["trt", "--dry-run", "--max-batch", 1000], "batch = 1000; this component takes 1 to 64"),
@@ -222,6 +225,8 @@ REFUSED: list[tuple[list[object], str]] = [
     (["bench", "--backend", "onnxruntime", "--lowering", "plugin"], "--lowering goes with --backend tensorrt"),
     (["bench", "--backend", "onnxruntime", "--trust-bundle"], "--trust-bundle goes with --backend tensorrt"),
     (["check", "--lowering", "native"], "--lowering goes with --backend tensorrt"),
+    (["check", "--backend", "tensorrt", "--dry-run"], "Build them with `memvp-export trt"),
+    (["check", "--source", ""], "the name is empty"),
     (["run", "--text", "x", "--lowering", "native"], "--lowering goes with --backend tensorrt"),
     (["run", "--text", "x", "--backend", "tensorrt", "--lowering", "both"], "'both' is not one of"),
 ]
@@ -261,7 +266,7 @@ class TestPlugin:
         (tmp_path / "text.so").write_text("not a library")
         foreign = put_library(tmp_path / "foreign.so", "another_function")
         for path, message in (
-            (tmp_path / "text.so", "cannot be loaded on this machine"),
+            (tmp_path / "text.so", "text.so is no shared library"),
             (foreign, "is not a library that `memvp-export plugin build` made"),
             (tmp_path / "none.so", "there is no plugin library"),
         ):
@@ -296,6 +301,8 @@ class TestPlugin:
             (["--nvcc", nvcc, "--headers", tmp_path], 2, "where there is no NvInfer.h"),
             (["--nvcc", nvcc, "--arch", "70"], 3, "does not compile for 70"),
             (["--nvcc", nvcc, "--arch", "ninety"], 2, "ninety"),
+            (["--nvcc", nvcc, "--arch", ""], 2, "--arch is empty"),
+            (["--nvcc", ""], 2, "is not a program"),
         ):
             done = command("plugin", "build", "-o", tmp_path / "out.so", *words)
             assert done.code == code and message in done.err and done.out == ""

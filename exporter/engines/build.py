@@ -3,21 +3,24 @@
 import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ..bundle import Bundle, BundleWriter, change, graph_entry
-from ..disk import free_bytes, nearest, require_free, work_folder
-from ..errors import InputError, MissingPackage
+from ..disk import free_bytes, nearest, require_free, require_writable, work_folder
+from ..errors import EnvironmentLack, InputError, MissingPackage
 from ..graphs.lowering.native import merged_bytes
 from ..inspection.values import load_graph
 from ..precisions import ITEM_SIZE
 from ..progress import Progress
+from .build_engine import SCHEMA
 from .carried import check_empty, read_carried, write_carried
-from .child import build_in_child
+from .child import build_in_child, require_ready
 from .entering import Built, enter, judge
-from .recipes import graph_digests, write_recipe
+from .recipes import write_recipe
 from .request import Request, Settled, settle
+from .source_graph import graph_digests
 
 FOLDER = "engines"
 # Beside engines of the size of their weights, and new weights: lowered graphs and records.
@@ -92,12 +95,15 @@ def _require_own_files(built: Sequence[Built], folder: Path) -> None:
 def plan_engines(
     bundle: Bundle | Path | str, request: Request | None = None, folder: Path | None = None
 ) -> dict[str, Any]:
-    """What `build_engines` (with a folder: `lower_engines`) would do, as JSON data for a dry run; nothing is written,
-    and digests are not compared. Raises what those raise for a request that cannot be met."""
+    """What `build_engines` (with a folder: `lower_engines`) would do, as JSON data for a dry run; nothing is written.
+    Raises what those raise before they write anything, but for weights whose bytes changed: of weights only sizes are
+    compared."""
     bundle = _opened(bundle)
     settled = _settled(bundle, request, folder)
     place = folder.absolute().parent if folder else bundle.root
     _require_room(bundle, settled, place)
+    # Digests of weights would take as long as reading them does.
+    bundle.verify(names=[name for name in _graph_files(bundle, settled) if not name.endswith(".data")])
     components = [
         {
             "name": name,
@@ -109,10 +115,11 @@ def plan_engines(
         }
         for name, lowering in settled.lowerings.items()
     ]
+    cached = any(bundle.manifest["components"][name]["cache"] for name in settled.lowerings)
     return {
         "target": settled.target,
         "precision": settled.precision,
-        "cache": None if settled.request.single_pass else settled.request.cache,
+        "cache": settled.request.cache if cached and not settled.request.single_pass else None,
         "components": components,
         "notes": settled.notes,
         "bytes": sum(_weight_bytes(bundle, name, settled.precision) for name in settled.lowerings),
@@ -125,21 +132,57 @@ def _opened(bundle: Bundle | Path | str) -> Bundle:
 
 
 def _settled(bundle: Bundle, request: Request | None, folder: Path | None) -> Settled:
-    """The request settled, for engines that are built here, or elsewhere from a `folder`. The timing cache then lies
-    beside the recipes, else where it does not depend on the current folder."""
+    """The request settled, for engines that are built here, or elsewhere from a `folder`, and what it needs found to be
+    here: places that can be written, PyTorch where graphs are to be traced, the TensorRT that builds. The timing cache
+    lies beside recipes for elsewhere, else where it does not depend on the current folder."""
     settled = settle(bundle, request or Request(), elsewhere=folder is not None)
     if folder is not None:
         check_empty(folder)
+        if folder.resolve().is_relative_to(bundle.root.resolve()):
+            raise InputError(f"{folder} lies in the bundle that it is made of: choose a name outside of {bundle.root}.")
     cache = settled.request.timing_cache
-    if cache is None:
-        return settled
-    if cache.is_dir():
+    if cache is not None and cache.is_dir():
         raise InputError(f"{cache} is a folder: give the timing cache's file, which need not be there yet.")
+    _require_tracer(bundle, settled)
+    if folder is None or settled.untraced:
+        require_writable(bundle.root)
+    require_writable(bundle.root / FOLDER if folder is None else folder.absolute().parent)
     if folder is not None:
-        return replace(settled, request=replace(settled.request, timing_cache=Path(cache.name)))
-    if not cache.absolute().parent.is_dir():
-        raise InputError(f"{cache.parent} does not exist: the timing cache cannot be kept there.")
-    return replace(settled, request=replace(settled.request, timing_cache=cache.absolute()))
+        return settled if cache is None else _with_timing_cache(settled, Path(cache.name))
+    if cache is not None:
+        if not cache.absolute().parent.is_dir():
+            raise InputError(f"{cache.parent} does not exist: the timing cache cannot be kept there.")
+        require_writable(cache.absolute().parent)
+        settled = _with_timing_cache(settled, cache.absolute())
+    require_ready(_of_builds(settled))
+    return settled
+
+
+def _with_timing_cache(settled: Settled, path: Path) -> Settled:
+    return replace(settled, request=replace(settled.request, timing_cache=path))
+
+
+def _of_builds(settled: Settled) -> dict[str, Any]:
+    """What the recipes will have in common, see `build_engine.ready`."""
+    request, library = settled.request, settled.library
+    used = any(lowering.name == "plugin" for lowering in settled.lowerings.values())
+    return {
+        "schema": SCHEMA,
+        "target": settled.target,
+        "cache": None if request.single_pass else {"kind": request.cache},
+        "timing_cache": str(request.timing_cache) if request.timing_cache else None,
+        "plugin": {"library": str(library.path), "operators": [*library.operators]} if library and used else None,
+    }
+
+
+def _require_tracer(bundle: Bundle, settled: Settled) -> None:
+    """Raise EnvironmentLack where graphs are to be traced that cannot be here."""
+    for package in ("torch", "onnxscript") if settled.untraced else ():
+        if find_spec(package) is None:
+            raise EnvironmentLack(
+                f"{bundle.root} has no such {settled.precision} graphs, and without PyTorch none can be made: "
+                f"{MissingPackage(package, 'export')}"
+            )
 
 
 def _verify_graphs(bundle: Bundle, settled: Settled, progress: Progress) -> None:
@@ -147,11 +190,18 @@ def _verify_graphs(bundle: Bundle, settled: Settled, progress: Progress) -> None
     whatever is in them. Reads them once; the build then finds much of them in memory."""
     for note in settled.notes:
         progress.note(note)
-    names: dict[str, str] = {}
-    for name in settled.lowerings:
-        held = bundle.manifest["precision"] if name in settled.untraced else settled.precision
-        names |= graph_digests(bundle, name, held)
-    _compare_digests(bundle, names, progress)
+    _compare_digests(bundle, _graph_files(bundle, settled), progress)
+
+
+def _graph_files(bundle: Bundle, settled: Settled) -> list[str]:
+    """The graphs that are lowered, or traced again, and their weights, by their names in the bundle."""
+    return [
+        file
+        for name in settled.lowerings
+        for file in graph_digests(
+            bundle, name, bundle.manifest["precision"] if name in settled.untraced else settled.precision
+        )
+    ]
 
 
 def _compare_digests(bundle: Bundle, names: Collection[str], progress: Progress) -> None:
@@ -205,8 +255,8 @@ def _with_graphs(bundle: Bundle, settled: Settled, progress: Progress) -> Bundle
         from ..graphs.precision import trace_again
         from ..graphs.trace import default_opset
     except ImportError as error:
-        progress.note(f"{bundle.root} has no such {settled.precision} graphs: making them needs PyTorch.")
-        raise MissingPackage(error.name or "torch", "export") from error
+        raise EnvironmentLack(f"PyTorch is here but cannot be loaded ({error}): install it again.") from error
+
     precision, traced = settled.precision, {}
     with work_folder(bundle.root / FOLDER) as folder:
         made = BundleWriter(folder)

@@ -1,6 +1,7 @@
 """Build, read back and run a TensorRT engine with nothing but TensorRT and the standard library of Python 3.8.
 
     python -m memvp_engine.build_engine build RECIPE [--plugin LIBRARY]   lowered ONNX + recipe -> engine + record
+    python -m memvp_engine.build_engine ready RECIPE [--plugin LIBRARY]   whether this machine has what that build needs
     python -m memvp_engine.build_engine run ENGINE --inputs DIR --outputs DIR   arrays as <tensor>.npy; needs a GPU
     python -m memvp_engine.build_engine info [ENGINE]                     this machine, or an engine (needs a GPU)
 
@@ -30,6 +31,7 @@ from .engine_contents import layer_names, layers_of_log, of_profile, ports_of_lo
 from .engine_error import EXIT_CODES, EngineError
 from .engine_run import run
 from .host_code import holds_only
+from .preparation import cache_update, load_timing_cache, make_builder, plugin_library
 from .progress_monitor import progress_monitor
 from .tensorrt_module import MODULES, flavor, import_tensorrt, load_engine, load_plugin, logger, with_reason
 from .weak_typing import configure_weakly_typed, pin_layers
@@ -38,7 +40,8 @@ SCHEMA = 1
 # Every file of this package that building needs.
 PARTS = (
     *("build_engine.py", "build_failure.py", "cuda_runtime.py", "engine_contents.py", "engine_error.py"),
-    *("engine_run.py", "host_code.py", "npy.py", "progress_monitor.py", "tensorrt_module.py", "weak_typing.py"),
+    *("engine_run.py", "host_code.py", "npy.py", "preparation.py", "progress_monitor.py", "shared_library.py"),
+    *("tensorrt_module.py", "weak_typing.py"),
 )
 
 
@@ -55,15 +58,11 @@ def build(recipe_path: str | Path, plugin: str | None = None, tell: Any = lambda
     """
     recipe, digest = read_recipe(recipe_path)
     folder = Path(recipe_path).resolve().parent
+    library = _library(recipe, folder, plugin)
     _check_carried(folder, recipe.get("carried") or {})
-    trt = import_tensorrt(MODULES[recipe["target"]][0], recipe["target"])
-    in_place = _cache_update(trt, recipe)
+    trt, in_place = _tensorrt(recipe, library)
     log = logger(trt)
-    del log.errors[:]
     log.layers = ""
-    library = _plugin_library(recipe, folder, plugin)
-    if recipe["plugin"]:
-        load_plugin(trt, library, recipe["plugin"]["operators"])
     # All that TensorRT held for it is gone when that returns: on a GPU the engine is loaded in its place.
     made = _make(trt, recipe, in_place, folder, library, tell)
     tell(stage="read back")
@@ -93,6 +92,45 @@ def build(recipe_path: str | Path, plugin: str | None = None, tell: Any = lambda
     return record
 
 
+def ready(recipe_path: str | Path, plugin: str | None = None) -> dict[str, Any]:
+    """Find out what a build would find out of this machine, before the work that leads to it: TensorRT, a builder, the
+    plugin library, the timing cache. Returns TensorRT's version and flavor; raises EngineError.
+
+    Of the recipe's keys this reads schema, target, cache, timing_cache and plugin; its graph need not be there.
+    """
+    recipe, _ = read_recipe(recipe_path)
+    folder = Path(recipe_path).resolve().parent
+    trt, _ = _tensorrt(recipe, _library(recipe, folder, plugin))
+    builder = make_builder(trt, logger(trt))
+    if recipe["timing_cache"]:
+        load_timing_cache(trt, builder.create_builder_config(), folder / recipe["timing_cache"])
+    return {"tensorrt": trt.__version__, "flavor": flavor(trt)}
+
+
+def _tensorrt(recipe: dict[str, Any], library: Path | None) -> tuple[Any, Any]:
+    """TensorRT of the recipe's target, with the plugin where the recipe has one, and its `cache_update`."""
+    trt = import_tensorrt(MODULES[recipe["target"]][0], recipe["target"])
+    in_place = cache_update(trt, recipe)
+    del logger(trt).errors[:]
+    if recipe["plugin"]:
+        load_plugin(trt, library, recipe["plugin"]["operators"])
+    return trt, in_place
+
+
+def _library(recipe: dict[str, Any], folder: Path, given: str | None) -> Path | None:
+    """See `plugin_library`. A library is given to all builds of a folder: EngineError where it is for none of them."""
+    library = plugin_library(recipe, folder, given)
+    if given is not None and not recipe["plugin"]:
+        others = (read_recipe(path)[0] for path in folder.glob("*.recipe.json"))
+        if not any(other.get("plugin") for other in others):
+            message = (
+                f"the engines of {folder} are native, and use no plugin library: leave --plugin out, or lower the "
+                "bundle with `memvp-export trt --plugin on`."
+            )
+            raise EngineError(message, "input")
+    return library
+
+
 class _Made(NamedTuple):
     """What is known of an engine from its making: bytes and digest of its file, seconds of each stage, the network's
     plugin layers, the ONNX nodes that are matrix products, and how many nodes were pinned to their types."""
@@ -107,11 +145,11 @@ class _Made(NamedTuple):
 
 def _make(trt: Any, recipe: dict[str, Any], in_place: Any, folder: Path, library: Path | None, tell: Any) -> _Made:
     """Parse the graph, build the engine and write its file; an older record is removed. in_place: see
-    `_cache_update`."""
+    `cache_update`."""
     start = time.time()
     tell(stage="parse")
     log = logger(trt)
-    builder = _builder(trt, log)
+    builder = make_builder(trt, log)
     network = builder.create_network(_network_flags(trt, recipe))
     _parse(trt, network, log, folder / recipe["onnx"])
     _require_updates(network, recipe, in_place)
@@ -148,9 +186,13 @@ def read_recipe(path: str | Path) -> tuple[dict[str, Any], str]:
     """A recipe and the SHA-256 of its bytes; EngineError where it is damaged or of another schema."""
     try:
         text = Path(path).read_bytes()
+    except OSError as error:
+        kind = "environment" if isinstance(error, PermissionError) else "input"
+        raise EngineError(f"{path} is no recipe that can be read: {error.strerror}", kind) from error
+    try:
         recipe = json.loads(text)
         schema, target = recipe["schema"], recipe["target"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise EngineError(f"{path} is no recipe that can be read: {error}", "input") from error
     if schema != SCHEMA:
         message = f"{path} has schema {schema}, this build_engine.py reads {SCHEMA}: use the one that lies beside it."
@@ -170,13 +212,6 @@ def _check_carried(folder: Path, digests: dict[str, str]) -> None:
             )
 
 
-def _plugin_library(recipe: dict[str, Any], folder: Path, given: str | None) -> Path | None:
-    if given:
-        return Path(given)
-    held = recipe["plugin"] and recipe["plugin"]["library"]
-    return folder / held if held else None
-
-
 def _plugin_entry(plugin: dict[str, Any], library: Path | None, engine: Path) -> dict[str, Any]:
     """What the record says of the plugin that was built with; its build id comes from the library itself."""
     if library is None:
@@ -190,21 +225,6 @@ def _plugin_entry(plugin: dict[str, Any], library: Path | None, engine: Path) ->
         "sha256": _sha256_file(library),
         "build_id": json.loads(describe())["build_id"],
     }
-
-
-def _builder(trt: Any, log: Any) -> Any:
-    try:
-        builder = trt.Builder(log)
-    except (TypeError, RuntimeError) as error:
-        message = (
-            f"{trt.__name__} {trt.__version__} cannot create a builder: it needs an NVIDIA GPU and its driver. "
-            "Build where they are (trt --lower-only DIR, then its build.sh), or build for TensorRT-RTX, which "
-            "needs none (--target tensorrt-rtx)."
-        )
-        raise EngineError(with_reason(message, log.errors or [str(error)]), "environment") from error
-    # TensorRT-RTX reports that there is no driver, and builds without one.
-    del log.errors[:]
-    return builder
 
 
 def _parse(trt: Any, network: Any, log: Any, path: Path) -> None:
@@ -229,20 +249,6 @@ def _faulty_node(fault: Any) -> str:
 
 def _layers(network: Any) -> Iterator[Any]:
     return (network.get_layer(index) for index in range(network.num_layers))
-
-
-def _cache_update(trt: Any, recipe: dict[str, Any]) -> Any:
-    """The kind of layer that writes a cache in place, which not every TensorRT has; None where none is asked for."""
-    if not recipe["cache"] or recipe["cache"]["kind"] != "in_place":
-        return None
-    kind = getattr(trt.LayerType, "KV_CACHE_UPDATE", None)
-    if kind is None:
-        message = (
-            f"{trt.__name__} {trt.__version__} writes no cache in place: that takes TensorRT 10.15 or a newer one. "
-            "Build with --cache delta."
-        )
-        raise EngineError(message, "environment")
-    return kind
 
 
 def _require_updates(network: Any, recipe: dict[str, Any], kind: Any) -> None:
@@ -314,21 +320,12 @@ def _configure(
     if recipe["builder_effort"] is not None:
         config.builder_optimization_level = recipe["builder_effort"]
     if recipe["timing_cache"]:
-        _load_timing_cache(trt, config, folder / recipe["timing_cache"])
+        load_timing_cache(trt, config, folder / recipe["timing_cache"])
     if library and recipe["plugin"] and recipe["plugin"].get("embed"):
         config.plugins_to_serialize = [str(library.resolve())]
     if hasattr(trt, "IProgressMonitor"):
         config.progress_monitor = progress_monitor(trt, tell)
     return config
-
-
-def _load_timing_cache(trt: Any, config: Any, path: Path) -> None:
-    if flavor(trt) == "tensorrt-rtx":
-        raise EngineError("TensorRT-RTX picks its kernels when an engine runs: it has no timing cache.", "input")
-    held = path.read_bytes() if path.exists() else b""
-    if not config.set_timing_cache(config.create_timing_cache(held), False):
-        message = f"the timing cache {path} is of another TensorRT or GPU: name another file, or remove it."
-        raise EngineError(message, "input")
 
 
 def _read_back(trt: Any, path: Path, log: Any, recipe: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
@@ -414,9 +411,10 @@ def _tell(**fields: Any) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Build, run or read a TensorRT engine.")
     commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("build", help="build the engine of a recipe")
-    command.add_argument("recipe")
-    command.add_argument("--plugin", help="a plugin library in place of the recipe's")
+    for name, words in (("build", "build the engine of a recipe"), ("ready", "whether that can be built here")):
+        command = commands.add_parser(name, help=words)
+        command.add_argument("recipe")
+        command.add_argument("--plugin", help="a plugin library in place of the recipe's")
     for name, words in (("run", "run an engine on arrays"), ("info", "this machine, or what is in an engine")):
         command = commands.add_parser(name, help=words)
         command.add_argument("engine", nargs="?" if name == "info" else None)
@@ -428,11 +426,15 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _build(recipe: str, plugin: str | None) -> str:
+def _build(recipe: str, plugin: str | None) -> dict[str, Any]:
     """Build a recipe's engine, telling how it goes; the record's path."""
+    build(recipe, plugin, _tell)
+    return {"record": str(Path(recipe).resolve().parent / read_recipe(recipe)[0]["record"])}
+
+
+def _of_recipe(work: Any, recipe: str, plugin: str | None) -> dict[str, Any]:
     try:
-        build(recipe, plugin, _tell)
-        return str(Path(recipe).resolve().parent / read_recipe(recipe)[0]["record"])
+        return dict(work(recipe, plugin))
     except KeyError as error:
         # What a recipe holds is read where it is needed.
         raise EngineError(f"{recipe} is damaged: {error} is missing. Lower the bundle again.", "input") from error
@@ -442,8 +444,8 @@ def main() -> int:
     """Do what the command line says; returns the exit code."""
     asked = _arguments()
     try:
-        if asked.command == "build":
-            _tell(record=_build(asked.recipe, asked.plugin))
+        if asked.command in ("build", "ready"):
+            _tell(**_of_recipe(_build if asked.command == "build" else ready, asked.recipe, asked.plugin))
         elif asked.command == "run":
             _tell(**run(asked.engine, asked.inputs, asked.outputs, asked.module, asked.plugin))
         else:

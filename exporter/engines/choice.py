@@ -6,8 +6,8 @@ from typing import Any
 from ..bundle import Bundle
 from ..errors import EnvironmentLack, InputError
 from .preflight import EngineFile, Environment, problems, refusal
-from .recipes import graph_digests
 from .request import memory_operators
+from .source_graph import is_of_its_graph
 
 LOWERINGS = ("plugin", "native")
 Entry = Mapping[str, Any]
@@ -65,7 +65,7 @@ def _present(entries: Sequence[Entry], bundle: Bundle) -> list[Entry]:
     """The engines whose files are there and whose graphs are still those they were built from; InputError where that is
     none of a component's."""
     missing = bundle.missing
-    kept = [entry for entry in entries if entry["file"] not in missing and _is_of_its_graph(entry, bundle)]
+    kept = [entry for entry in entries if entry["file"] not in missing and is_of_its_graph(entry, bundle)]
     for entry in entries:
         if all(one["component"] != entry["component"] for one in kept):
             path = bundle.path(entry["file"])
@@ -74,13 +74,6 @@ def _present(entries: Sequence[Entry], bundle: Bundle) -> list[Entry]:
                 f"has now. Build it again with `memvp-export trt {bundle.root} --{entry['precision']}`."
             )
     return kept
-
-
-def _is_of_its_graph(entry: Entry, bundle: Bundle) -> bool:
-    graphs = bundle.manifest["components"].get(entry["component"], {"graphs": {}})["graphs"]
-    if entry["precision"] not in graphs:
-        return False
-    return bool(entry.get("source") == graph_digests(bundle, entry["component"], entry["precision"]))
 
 
 def _lowered(entries: Sequence[Entry], lowering: str, bundle: Bundle) -> list[Entry]:

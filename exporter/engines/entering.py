@@ -8,7 +8,7 @@ from typing import Any
 from ..bundle import Bundle, change, sha256_file
 from ..errors import InputError, VerdictError
 from .readback import verdict
-from .recipes import graph_digests
+from .source_graph import graph_digests
 from .written import read_record, read_whole_recipe
 
 
@@ -34,7 +34,11 @@ def judge(bundle: Bundle, recipe_path: Path) -> Built:
     if not engine.is_file() or not record_path.is_file():
         raise InputError(f"{folder} has no engine of {recipe['component']} yet: run build.sh there first.")
     record = read_record(record_path)
-    if recipe["source"] != graph_digests(bundle, recipe["component"], recipe["precision"]):
+    try:
+        same = recipe["source"] == graph_digests(bundle, recipe["component"], recipe["precision"])
+    except InputError as lack:
+        raise InputError(f"{recipe_path} was made from another bundle: {lack}") from lack
+    if not same:
         raise InputError(f"{recipe_path} was made from another bundle than {bundle.root}, or before it was changed.")
     if digest != record["recipe_sha256"]:
         raise InputError(f"{engine} was built from another recipe than {recipe_path}: build it again.")

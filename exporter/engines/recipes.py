@@ -10,7 +10,6 @@ from typing import Any
 from onnx import TensorProto
 
 from ..bundle import Bundle, sha256_file
-from ..errors import InputError
 from ..graphs.lowering import Lowered, lower
 from ..graphs.lowering.plugin import OPERATORS
 from ..inspection.islands import PRODUCTS
@@ -19,6 +18,7 @@ from ..inspection.values import dtype_name, load_graph, type_graph
 from ..progress import Progress
 from .build_engine import SCHEMA
 from .request import Settled, capacity_of, profiles_for
+from .source_graph import graph_digests
 from .targets import target_named
 
 SUFFIX = ".recipe.json"
@@ -135,15 +135,6 @@ def pinned_nodes(path: Path) -> dict[str, list[str]]:
         "float16": half,
         "constants": weights,
     }
-
-
-def graph_digests(bundle: Bundle, component: str, precision: str) -> dict[str, str]:
-    """SHA-256 of a component's published graph and its weights, by their names in the bundle."""
-    entry = bundle.manifest["components"].get(component, {"graphs": {}})["graphs"].get(precision)
-    if entry is None:
-        raise InputError(f"{bundle.root} has no {precision} graph of {component}.")
-    files = bundle.manifest["files"]
-    return {name: files[name]["sha256"] for name in (entry["file"], f"{entry['file']}.data") if name in files}
 
 
 def _plugin(lowered: Lowered, settled: Settled, folder: Path) -> Mapping[str, Any] | None:

@@ -167,17 +167,22 @@ def _check_applies(bundle: Bundle, names: Sequence[str], request: Request) -> No
     cached = any(component["cache"] for component in components.values())
     dims = {dim for component in components.values() for dim in component["ranges"]}
     for given, applies, flag, lacks in (
-        (request.cache != "delta", cached, f"--cache {request.cache}", "has no cache"),
-        (request.single_pass, cached, "--single-pass", "has no cache to leave out"),
-        (request.max_seq is not None, any(dim.endswith(SEQUENCE) for dim in dims), "--max-seq", "has no columns"),
-        (request.max_batch is not None, BATCH in dims, "--max-batch", "has one batch size alone"),
+        (request.cache != "delta", cached, f"--cache {request.cache}", "without a cache"),
+        (request.single_pass, cached, "--single-pass", "without a cache to leave out"),
+        (request.max_seq is not None, any(dim.endswith(SEQUENCE) for dim in dims), "--max-seq", "without columns"),
+        (request.max_batch is not None, BATCH in dims, "--max-batch", "of one batch size alone"),
     ):
         if given and not applies:
-            raise InputError(f"{flag} changes nothing here: {listed} {lacks}. Leave it out.")
+            be = "are" if len(names) > 1 else "is"
+            raise InputError(f"{flag} changes nothing here: {listed} {be} {lacks}. Leave it out.")
     if request.single_pass and request.cache != "delta":
         raise InputError(f"--single-pass leaves the cache out, --cache {request.cache} gives its kind: give one.")
-    if request.plugin == "on" and not any(memory_operators(bundle, name) for name in names):
-        raise InputError(f"--plugin on changes nothing here: {listed} looks no memory up. Leave it out.")
+    if request.plugin == "on":
+        operators = {operator for name in names for operator in memory_operators(bundle, name)}
+        if not operators & {*OPERATORS}:
+            lacks = f"the plugin has no kernel for {', '.join(sorted(operators))}"
+            why = lacks if operators else f"no memory is looked up in {listed}"
+            raise InputError(f"--plugin on changes nothing here: {why}. Leave it out.")
 
 
 def _keep_fp32(bundle: Bundle, names: Sequence[str], request: Request, precision: str) -> dict[str, tuple[str, ...]]:

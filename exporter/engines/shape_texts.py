@@ -14,7 +14,7 @@ def parse_shapes(texts: Iterable[str]) -> dict[str, list[int]]:
     shapes: dict[str, list[int]] = {}
     for text in texts:
         start = 0
-        while start < len(text):
+        while start < max(len(text), 1):
             found = _ONE.match(text, start)
             if found is None:
                 raise InputError(f"the shapes {text!r} are not written as name:1x3x224x224 or name:[1,3,224,224].")

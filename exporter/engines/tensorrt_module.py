@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .engine_error import EngineError
+from .shared_library import library_fault
 
 # Target -> Python module and its versions, from the first to below the second.
 MODULES = {
@@ -101,8 +102,7 @@ def load_plugin(trt: Any, library: str | Path | None, operators: Iterable[str] =
         return [name for name in operators if name not in known]
 
     if library and (missing() or not operators):
-        if not Path(library).is_file():
-            raise EngineError(f"the plugin library {library} does not exist: memvp-export plugin build", "input")
+        require_library(library)
         if hasattr(registry, "load_library"):
             registry.load_library(str(Path(library).resolve()))
         else:
@@ -114,6 +114,15 @@ def load_plugin(trt: Any, library: str | Path | None, operators: Iterable[str] =
             "build.sh with --plugin; or build with --plugin off)"
         )
         raise EngineError(with_reason(message, logger(trt).errors), "environment")
+
+
+def require_library(library: str | Path) -> None:
+    """Raise EngineError where a plugin library is not there, or is none that this machine could open."""
+    path = Path(library)
+    fault = library_fault(path) if path.is_file() else "is no file" if path.exists() else "does not exist"
+    if fault:
+        remedy = "Build it for this machine:  memvp-export plugin build  (and give it to build.sh with --plugin)"
+        raise EngineError(f"the plugin library {library} {fault}. {remedy}", "input")
 
 
 def _open_plugin(library: Path) -> None:

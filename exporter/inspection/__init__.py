@@ -12,7 +12,9 @@ from .graph_report import dimensions, report_graph
 from .values import default_size
 
 __all__ = ["inspect_path"]
-Limits = tuple[int, int | None]
+Limits = tuple[int, int]
+# Shapes are inferred with the values of positions and masks, which are made for that.
+_LONGEST = 1 << 20
 _GIVEN = ("precision", "schema", "options", "preprocessing", "tokenizer", "generation", "labels", "memory", "samples")
 
 
@@ -33,6 +35,8 @@ def inspect_path(path: Path | str, *, shapes: Mapping[str, int] | None = None, v
         raise InputError(f"{path} does not exist.")
     if path.is_dir():
         return _report_bundle(Bundle.open(path, verify), shapes or {})
+    if not path.is_file():
+        raise InputError(f"{path} is no regular file.")
     if path.suffix == ".onnx":
         if verify:
             raise InputError(f"{path} has no digest of its own: --verify takes its bundle.")
@@ -47,7 +51,7 @@ def inspect_path(path: Path | str, *, shapes: Mapping[str, int] | None = None, v
 
 def _any_length(path: Path) -> dict[str, Limits]:
     # Only what may be empty by default may be 0.
-    return {name: (min(1, default_size(name)), None) for name in dimensions(path)}
+    return {name: (min(1, default_size(name)), _LONGEST) for name in dimensions(path)}
 
 
 def _check_shapes(shapes: Mapping[str, int], taken: Mapping[str, Mapping[str, Limits]]) -> None:
@@ -60,9 +64,8 @@ def _check_shapes(shapes: Mapping[str, int], taken: Mapping[str, Mapping[str, Li
     for who, limits in taken.items():
         for name in shapes.keys() & limits.keys():
             (low, high), size = limits[name], shapes[name]
-            if not isinstance(size, int) or size < low or (high is not None and size > high):
-                most = "" if high is None else f" to {high:,}"
-                raise InputError(f"{name} is {size}; {who} takes whole numbers from {low}{most}.")
+            if not isinstance(size, int) or not low <= size <= high:
+                raise InputError(f"{name} is {size}; {who} takes whole numbers from {low} to {high:,}.")
 
 
 def _report_bundle(bundle: Bundle, shapes: Mapping[str, int]) -> dict[str, Any]:
@@ -106,8 +109,7 @@ def _report_bundle(bundle: Bundle, shapes: Mapping[str, int]) -> dict[str, Any]:
 
 def _usual(limits: Mapping[str, Limits]) -> dict[str, int]:
     """The default lengths, or the nearest that are taken."""
-    usual = {name: max(low, default_size(name)) for name, (low, _) in limits.items()}
-    return {name: size if (high := limits[name][1]) is None else min(size, high) for name, size in usual.items()}
+    return {name: min(max(low, default_size(name)), high) for name, (low, high) in limits.items()}
 
 
 def _bytes_by_folder(files: Mapping[str, Mapping[str, int]]) -> dict[str, int]:

@@ -14,7 +14,7 @@ from .deep_prompt import deep_prompt_macs, prompt_nodes
 from .islands import HALF, find_islands
 from .memory_sites import memory_macs, memory_nodes, site
 from .nodes import operators_by_type
-from .values import TypedGraph, default_size, dimension_names, dims_of, dtype_name, load_graph, type_graph
+from .values import TypedGraph, default_size, dimension_names, dims_of, dtype_name, elements, load_graph, type_graph
 
 _LARGEST = 5
 # Initializers of these types are shapes, axes and indices.
@@ -75,7 +75,7 @@ def _weights(model: onnx.ModelProto, folder: Path) -> Report:
     files = dict.fromkeys(name for _, tensor in sizes if (name := _location(tensor)) is not None)
     return {
         "count": len(sizes),
-        "parameters": sum(_elements(tensor) for _, tensor in sizes if tensor.data_type not in _SHAPE_TYPES),
+        "parameters": sum(elements(tensor) for _, tensor in sizes if tensor.data_type not in _SHAPE_TYPES),
         "bytes": sum(size for size, _ in sizes),
         "bytes_by_dtype": dict(by_dtype.most_common()),
         "largest": [
@@ -112,21 +112,14 @@ def _end(tensor: onnx.TensorProto) -> int:
         raise InputError(f"the graph is damaged: {tensor.name} has no place in its file ({error}).") from error
 
 
-def _elements(tensor: onnx.TensorProto) -> int:
-    count = 1
-    for dim in tensor.dims:
-        count *= dim
-    return count
-
-
 def _bytes(tensor: onnx.TensorProto) -> int:
     if tensor.data_type == onnx.TensorProto.STRING:
         return sum(len(value) for value in tensor.string_data)
     if tensor.data_type not in onnx.TensorProto.DataType.values():
         return 0
     if onnx.TensorProto.DataType.Name(tensor.data_type) in _HALF_BYTES:
-        return (_elements(tensor) + 1) // 2
-    return _elements(tensor) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        return (elements(tensor) + 1) // 2
+    return elements(tensor) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
 
 
 def _external_size(folder: Path, name: str) -> int | None:

@@ -22,8 +22,11 @@ _WHY = {
     KEPT: "the modules that were named, and what reads their results before the next half module",
     "norm statistics": "sums of squares overflow float16 and lose the mean in bfloat16",
     "softmax and mask": "a finite half mask plus a negative score is -inf, and a masked row NaN",
-    "rotary": "angles grow with the position, beyond what half types resolve",
+    "rotary": "angles grow with the position, or the time step, beyond what half types resolve",
     "memory products": "they are quadratic in the activations and overflow where the result does not",
+    "mask counts": "half types do not count far: float16 to 2048, bfloat16 to 256",
+    "token numbers": "ids and positions are whole numbers, which half types tell apart no farther than that",
+    "interpolation": "its weights are put together from stored tables first, and rounded once",
     "other": "no known reason: it may be float32 by mistake",
 }
 _NORMS = frozenset(
@@ -144,9 +147,28 @@ def _reason(group: _Group, groups: list[_Group], graph: TypedGraph) -> str:
     if operators & _ANGLES or any(_makes_angles(table) and table.outputs & group.inputs for table in groups):
         return "rotary"
     if group.table:
+        made = _float32(group.outputs, graph)
+        if not any(g.inputs & made for g in groups if g is not group):
+            if "ReduceSum" in operators:
+                return "mask counts"
+            if "Equal" in operators:
+                return "token numbers"
         readers = (g.reason for g in groups if not g.table and g.inputs & group.outputs)
         return next((reason for reason in readers if reason != "other"), "other")
+    if _blends_tables(group, graph):
+        return "interpolation"
     return _interface(group, graph)
+
+
+def _blends_tables(group: _Group, graph: TypedGraph) -> bool:
+    """Whether rows of stored tables are multiplied with one another: an embedding is scaled by a number at most."""
+    read = _float32(group.inputs - group.outputs, graph)
+    products = [node for node in group.nodes if node.op_type == "Mul" and graph.static.isdisjoint(node.input)]
+    return bool(products) and read <= graph.static and any(node.op_type == "Gather" for node in group.nodes)
+
+
+def _float32(names: set[str], graph: TypedGraph) -> set[str]:
+    return {name for name in names if name in graph.types and graph.types[name].dtype == "float32"}
 
 
 def _kept_patterns(graph: TypedGraph) -> list[str]:

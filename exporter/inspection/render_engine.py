@@ -29,6 +29,7 @@ def print_engine(report: Mapping[str, Any]) -> None:
 def print_engines(reports: Sequence[Mapping[str, Any]]) -> None:
     """Print one line for each engine of a bundle."""
     columns = ("engine", "precision", "lowering", "TensorRT", "GPU", "size", "layers", "memory sites", "products")
+    stale = [report["path"] for report in reports if report["stale"]]
     rows = [
         (
             report["component"],
@@ -44,6 +45,8 @@ def print_engines(reports: Sequence[Mapping[str, Any]]) -> None:
         for report in reports
     ]
     table("", columns, rows)
+    if stale:
+        table("", ("stale engines", "why"), [(path, _STALE) for path in stale])
 
 
 def _facts(report: Mapping[str, Any]) -> list[tuple[str, object]]:
@@ -58,6 +61,7 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, object]]:
         ("target", f"{report['target'] or 'not known'}, built with {_version(report)}"),
         ("GPU", _gpu(report["gpu"])),
         ("size", _sizes(report)),
+        *([("stale", _STALE)] if report["stale"] else []),
         ("profiles", len(report["by_profile"])),
         ("layers", f"{_each(report, 'layers')}, from {_SOURCES[report['read_from']]}"),
         ("products and convolutions", _named(products) if any(products.values()) else _NOT_TOLD),
@@ -77,6 +81,7 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, object]]:
     return facts
 
 
+_STALE = "its graph was replaced since: it does not run, build it again with `memvp-export trt`"
 _NOT_TOLD = "not known from the engine alone"
 _SOURCES = {"inspector": "the engine", "log": "the log of its build, which had no GPU to load it"}
 

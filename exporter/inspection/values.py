@@ -148,12 +148,13 @@ def type_graph(
 
 def _drop_weight_values(model: onnx.ModelProto) -> None:
     for tensor in model.graph.initializer:
-        if tensor.data_location != onnx.TensorProto.EXTERNAL and _elements(tensor) > _INLINE_ELEMENTS:
+        if tensor.data_location != onnx.TensorProto.EXTERNAL and elements(tensor) > _INLINE_ELEMENTS:
             for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
                 tensor.ClearField(field)
 
 
-def _elements(tensor: onnx.TensorProto) -> int:
+def elements(tensor: onnx.TensorProto) -> int:
+    """How many numbers a tensor has, whether or not they are there."""
     count = 1
     for dim in tensor.dims:
         count *= dim
@@ -202,7 +203,7 @@ def _small_constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
         for tensor in model.graph.initializer
         if tensor.data_type in integers
         and len(tensor.dims) <= 1
-        and _elements(tensor) <= _INLINE_ELEMENTS
+        and elements(tensor) <= _INLINE_ELEMENTS
         and tensor.data_location != onnx.TensorProto.EXTERNAL
     }
 

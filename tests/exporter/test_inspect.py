@@ -1,11 +1,13 @@
 """Inspection against closed formulas of the models, on graphs that the exporter itself traces."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -186,6 +188,54 @@ def test_float32_graphs_have_no_islands(graphs) -> None:
         assert report["precision"] == "float32" and report["float32_islands"] == []
 
 
+def half_graph(folder: Path, nodes: list[Any], inputs: dict[str, int], weights: dict[str, int]) -> Path:
+    """A graph that says it is fp16, of [4,4] weights and [rows,4] inputs of these types, with the output y."""
+    half = TensorProto.FLOAT16
+    stored = [helper.make_tensor(name, kind, [4, 4], [1] * 16) for name, kind in weights.items()]
+    ports = [helper.make_tensor_value_info(name, kind, ["rows", 4]) for name, kind in {**inputs, "y": half}.items()]
+    graph = helper.make_graph(nodes, "g", ports[:-1], ports[-1:], stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    model.metadata_props.add(key="precision", value="fp16")
+    onnx.save(model, folder / "g.onnx")
+    return folder / "g.onnx"
+
+
+def test_places_of_a_token_are_a_known_island(tmp_path: Path) -> None:
+    half, single, whole = TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.INT64
+    nodes = [
+        helper.make_node("Cast", ["ids"], ["numbers"], to=single),
+        helper.make_node("ReduceMax", ["numbers"], ["highest"], keepdims=1),
+        helper.make_node("Equal", ["numbers", "highest"], ["ends"]),
+        helper.make_node("Where", ["ends", "x", "w"], ["y"]),
+    ]
+    report = inspect_path(half_graph(tmp_path, nodes, {"ids": whole, "x": half}, {"w": half}), shapes={"rows": 4})
+    assert [(island["reason"], island["nodes"]) for island in report["float32_islands"]] == [("token numbers", 3)]
+
+
+def test_interpolated_tables_and_counts_of_a_mask_are_known_islands(tmp_path: Path) -> None:
+    half, single, whole = TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.INT64
+    count = [
+        helper.make_node("Cast", ["mask"], ["m"], to=single),
+        helper.make_node("ReduceSum", ["m"], ["s"], keepdims=1),
+        helper.make_node("Cast", ["s"], ["length"], to=whole),
+    ]
+    look_up = [
+        helper.make_node("Gather", ["rows32", "length"], ["r"]),
+        helper.make_node("Gather", ["columns32", "length"], ["c"]),
+        helper.make_node("Mul", ["r", "c"], ["rc"]),
+        helper.make_node("Cast", ["rc"], ["w"], to=half),
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+    ]
+    # A table that was left in float32 and is only looked up, or scaled, has no such reason.
+    alone = [look_up[0], helper.make_node("Cast", ["r"], ["w"], to=half), look_up[-1]]
+    scaled = [look_up[0], helper.make_node("Mul", ["r", "columns32"], ["rc"]), *look_up[-2:]]
+    inputs, tables = {"mask": whole, "x": half}, {"rows32": single, "columns32": single}
+    for nodes, reason, nodes_of in ((look_up, "interpolation", 4), (alone, "other", 2), (scaled, "other", 3)):
+        report = inspect_path(half_graph(tmp_path, [*count, *nodes], inputs, tables), shapes={"rows": 4})
+        found = {island["reason"]: island["nodes"] for island in report["float32_islands"]}
+        assert found == {"mask counts": 3, reason: nodes_of}
+
+
 def test_a_product_left_in_float32_is_no_known_island(tmp_path: Path) -> None:
     half, single = TensorProto.FLOAT16, TensorProto.FLOAT
     nodes = [
@@ -194,14 +244,7 @@ def test_a_product_left_in_float32_is_no_known_island(tmp_path: Path) -> None:
         helper.make_node("MatMul", ["b", "w32"], ["c"], name="bad"),
         helper.make_node("Cast", ["c"], ["y"], to=half, name="down"),
     ]
-    weights = [helper.make_tensor(n, t, [4, 4], [1.0] * 16) for n, t in (("w", half), ("w32", single))]
-    ports = [helper.make_tensor_value_info(name, half, ["rows", 4]) for name in ("x", "y")]
-    model = helper.make_model(
-        helper.make_graph(nodes, "g", ports[:1], ports[1:], weights), opset_imports=[helper.make_opsetid("", 20)]
-    )
-    model.metadata_props.add(key="precision", value="fp16")
-    onnx.save(model, tmp_path / "g.onnx")
-    report = inspect_path(tmp_path / "g.onnx", shapes={"rows": 3})
+    report = inspect_path(half_graph(tmp_path, nodes, {"x": half}, {"w": half, "w32": single}), shapes={"rows": 3})
     assert [(i["reason"], i["nodes"], i["at"]) for i in report["float32_islands"]] == [("other", 3, ["up"])]
     assert report["cost"]["macs"] == 2 * 3 * 4 * 4
 
@@ -395,6 +438,9 @@ def test_what_is_no_bundle_and_no_graph_is_refused(graphs, tmp_path: Path) -> No
     damaged.write_bytes(graphs(DECODER).read_bytes().replace(b"embed_tokens", b"\xffmbed_tokens"))
     engine = tmp_path / "model.bin"
     engine.touch()
+    # Reading it would wait for whoever writes to it.
+    pipe = tmp_path / "pipe.engine"
+    os.mkfifo(pipe)
     for path, message in (
         (tmp_path / "absent", "does not exist"),
         (tmp_path, "is not a bundle"),
@@ -403,9 +449,10 @@ def test_what_is_no_bundle_and_no_graph_is_refused(graphs, tmp_path: Path) -> No
         (cut, "is not an ONNX graph, or it is cut short"),
         (damaged, "a name that is not text"),
         (engine, "give a bundle folder, an .onnx file, or an engine or its record"),
+        (pipe, "is no regular file"),
     ):
         with pytest.raises(InputError, match=message):
             inspect_path(path)
-    for shapes in ({"batch": -1}, {"batch": 0}, {"past_sequence": -1}):
+    for shapes in ({"batch": -1}, {"batch": 0}, {"past_sequence": -1}, {"sequence": 1 << 62}):
         with pytest.raises(InputError, match=f"{next(iter(shapes))} is .*; the graph takes whole numbers from"):
             inspect_path(graphs(DECODER), shapes=shapes)

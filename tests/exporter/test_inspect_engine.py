@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from memvp_export.exporter.bundle import new_bundle
+from memvp_export.exporter.bundle import Bundle, change, new_bundle
 from memvp_export.exporter.child_process import ChildFailed
 from memvp_export.exporter.doctor.trials import two_nodes
 from memvp_export.exporter.engines import build_engine, entering
 from memvp_export.exporter.engines.entering import Built, enter
+from memvp_export.exporter.engines.source_graph import graph_digests
 from memvp_export.exporter.errors import EnvironmentLack, InputError
 from memvp_export.exporter.inspection import engine_report, inspect_path
 from memvp_export.exporter.inspection.render import print_report
@@ -21,7 +23,7 @@ from memvp_export.exporter.inspection.render import print_report
 from ..tensorrt_cpu import environment, needs_tensorrt
 
 NAME = "decoder.fp16.plugin"
-ENGINE = b"not a real engine"
+ENGINE = b"vtrt" + b" but not a real engine" * 3
 PAST, PRESENT = "past_key_values.0.key", "present.0.key"
 
 
@@ -158,6 +160,28 @@ def test_a_bundle_describes_its_engines(bundle: Path) -> None:
     assert alone["ranges"] == {"batch": [1, 8]}
 
 
+def test_an_engine_of_a_replaced_graph_is_marked(
+    engine: Path, bundle_of: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = Path(shutil.copytree(bundle_of("fp16"), tmp_path / "odd"))
+    recipe = {**RECIPE, "source": graph_digests(Bundle.open(root), "decoder", "fp16")}
+    enter(root, [Built(engine, engine.with_suffix(".json"), recipe, RECORD)])
+    inside = next(root.glob("engines/*/*.engine"))
+    for stale in (False, True):
+        if stale:
+            with change(root) as (writer, manifest):
+                weights = writer.path(f"{manifest['components']['decoder']['graphs']['fp16']['file']}.data")
+                weights.write_bytes(weights.read_bytes()[::-1])
+                writer.record(str(weights.relative_to(root)))
+                writer.write_manifest(manifest)
+        whole, alone = inspect_path(root), inspect_path(inside)
+        assert whole["engines"][0]["stale"] is alone["stale"] is stale
+        for report in (whole, alone):
+            print_report(report)
+            shown = " ".join(capsys.readouterr().out.split())
+            assert ("its graph was replaced since" in shown) is stale
+
+
 def test_all_of_it_is_printed(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     print_report(inspect_path(next(bundle.glob("engines/*/*.engine"))))
     shown = " ".join(capsys.readouterr().out.split())
@@ -249,6 +273,21 @@ def test_an_engine_that_lost_its_record_needs_a_gpu(engine: Path, monkeypatch: p
         inspect_path(engine)
 
 
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"", "is empty"),
+        (ENGINE[:63], "is no engine: it has 63 bytes"),
+        (b"PK\x03\x04" * 99, "is no engine: it begins with b'PK"),
+    ],
+)
+def test_what_is_plainly_no_engine_is_bad_input(engine: Path, data: bytes, what: str) -> None:
+    engine.with_suffix(".json").unlink()
+    engine.write_bytes(data)
+    with pytest.raises(InputError, match=rf"{NAME}\.engine {what}"):
+        inspect_path(engine)
+
+
 def test_where_a_gpu_is_the_engine_itself_is_read(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine.with_suffix(".json").unlink()
     asked = []
@@ -299,6 +338,7 @@ def build(tmp_path: Path) -> Callable[[], Path]:
 @needs_tensorrt
 def test_a_real_engine_is_described(build: Callable[[], Path], capsys: pytest.CaptureFixture[str]) -> None:
     engine = build()
+    assert engine.read_bytes()[1:4] == b"trt", "it begins as `inspect` expects of engines"
     report = inspect_path(engine, verify=True)
     assert (report["component"], report["precision"]) == ("decoder", "fp32")
     assert [part["products_by_precision"] for part in report["by_profile"].values()] == [{"float32": 1}]

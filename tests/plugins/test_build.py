@@ -161,6 +161,8 @@ def test_places_that_cannot_hold_the_library_are_refused(tmp_path: Path, headers
     (tmp_path / "file").touch()
     with pytest.raises(EnvironmentLack, match="cannot be written"):
         build(nvcc, headers, tmp_path / "file" / "out.so")
+    with pytest.raises(EnvironmentLack, match="file is a file"):
+        plan_build(tmp_path / "file" / "out.so", headers, ["80"], str(nvcc))
 
 
 def test_a_missing_host_compiler_is_named(tmp_path: Path, headers: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,8 +52,13 @@ def test_what_is_no_plugin_library_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="plugin build` makes one"):
         library_info(tmp_path / "none.so")
     (tmp_path / "text.so").write_text("not a library")
-    with pytest.raises(InputError, match=r"text\.so cannot be loaded on this machine"):
+    with pytest.raises(InputError, match=r"text\.so is no shared library\. Build one here"):
         library_info(tmp_path / "text.so")
+    whole = put_library(tmp_path / "whole.so").read_bytes()
+    half = len(whole) // 2
+    (tmp_path / "cut.so").write_bytes(whole[:half])
+    with pytest.raises(InputError, match=rf"cut\.so is cut short: it has {half:,} bytes of {len(whole):,}\."):
+        library_info(tmp_path / "cut.so")
     with pytest.raises(InputError, match="is not a library that `memvp-export plugin build` made"):
         library_info(put_library(tmp_path / "foreign.so", "another_function"))
 

@@ -330,10 +330,14 @@ def building_forever(bundle: Path, *words: object) -> Iterator[tuple[subprocess.
     number = folder / "number"
     number.unlink(missing_ok=True)
     (folder / "tensorrt" / "__init__.py").write_text(
-        "import os, time\n"
-        f"with open({str(number) + '.part'!r}, 'w') as file:\n    file.write(str(os.getpid()))\n"
-        f"os.rename({str(number) + '.part'!r}, {str(number)!r})\n"
-        "time.sleep(60)\n"
+        "import os, sys, time\n"
+        "__version__ = '11.4.0'\n"
+        "class ILogger:\n    def __init__(self): pass\n"
+        "def Builder(log): pass\n"
+        "if sys.argv[1] == 'build':\n"
+        f"    with open({str(number) + '.part'!r}, 'w') as file:\n        file.write(str(os.getpid()))\n"
+        f"    os.rename({str(number) + '.part'!r}, {str(number)!r})\n"
+        "    time.sleep(60)\n"
     )
     command = [sys.executable, "-c", MAIN, "trt", str(bundle), "--target", "tensorrt", "--component", "vision"]
     environment = os.environ | {"PYTHONPATH": str(folder)}
@@ -361,7 +365,7 @@ def _lives(process: int) -> bool:
     return state != "Z"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_build_leaves_nothing_and_its_child_ends(
     number: signal.Signals, command: Command, plain: Path, finished: Path
 ) -> None:

@@ -106,4 +106,4 @@ def test_no_library_is_missing_and_a_wrong_name_broken(monkeypatch: pytest.Monke
     text.write_text("not a library")
     monkeypatch.setenv("MEMVP_PLUGIN", str(text))
     (check,) = subject.check_plugin()
-    assert check.status == "broken" and "cannot be loaded" in check.detail
+    assert check.status == "broken" and "is no shared library" in check.detail

@@ -13,6 +13,7 @@ from memvp_export.exporter.doctor import Check, engine_trial, probes
 from memvp_export.exporter.doctor import tensorrt as subject
 from memvp_export.exporter.doctor.trials import Trial, memory_lookup, two_nodes
 
+from ...plugins.fake_library import put_library
 from ...tensorrt_cpu import environment, needs_tensorrt
 
 
@@ -141,8 +142,7 @@ def test_one_that_cannot_build_is_broken(
 
 @needs_tensorrt
 def test_a_library_without_the_plugin_is_broken(cpu_tensorrt: None, tmp_path: Path) -> None:
-    library = tmp_path / "none.so"
-    library.write_bytes(b"no library")
+    library = put_library(tmp_path / "foreign.so", "another_function")
     (check,) = engine_trial.check_engine("plugin in tensorrt", "tensorrt", memory_lookup(), library, "build it")
     assert (check.status, check.fix) == ("broken", "build it") and "VisualMemoryFFN" in check.detail
 

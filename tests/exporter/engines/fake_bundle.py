@@ -9,7 +9,7 @@ from typing import Any
 
 from memvp_export.exporter.bundle import Bundle, change
 from memvp_export.exporter.engines.profiles import make_profiles
-from memvp_export.exporter.engines.recipes import graph_digests
+from memvp_export.exporter.engines.source_graph import graph_digests
 from memvp_export.exporter.graphs.lowering.lower import lower
 
 from .fake_tensorrt import VERSION

@@ -9,7 +9,7 @@ from memvp_export.exporter.engines import build_engine
 
 watched: dict[str, Any] = {}
 builder, parse, write, read_back = (
-    getattr(build_engine, name) for name in ("_builder", "_parse", "_write_whole", "_read_back")
+    getattr(build_engine, name) for name in ("make_builder", "_parse", "_write_whole", "_read_back")
 )
 
 
@@ -36,6 +36,6 @@ def watched_read_back(*arguments: Any) -> Any:
     return read_back(*arguments)
 
 
-build_engine._builder, build_engine._parse = watched_builder, watched_parse
+build_engine.make_builder, build_engine._parse = watched_builder, watched_parse
 build_engine._write_whole, build_engine._read_back = watched_write, watched_read_back
 build_engine.build(sys.argv[1])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -302,6 +303,10 @@ def test_a_folder_builds_elsewhere_and_comes_back(
 
     with pytest.raises(InputError, match="is not empty"):
         lower_engines(root, moved, Request(target="tensorrt"))
+    for inside in (root / "carried", root / "engines" / "carried"):
+        with pytest.raises(InputError, match="lies in the bundle that it is made of"):
+            lower_engines(root, inside, Request(target="tensorrt"))
+        assert not inside.exists()
     held = contents(root)
     published = (root / DATA).read_bytes()
     (root / DATA).write_bytes(bytes([published[0] ^ 1]) + published[1:])
@@ -318,7 +323,7 @@ def test_a_folder_builds_elsewhere_and_comes_back(
     engine.write_bytes(engine.read_bytes()[:-1] + b"?")
     with pytest.raises(InputError, match="is damaged"):
         adopt_engines(root, moved)
-    with pytest.raises(InputError, match="has no fp16 graph of decoder"):
+    with pytest.raises(InputError, match=r"was made from another bundle: .* has no fp16 graph of decoder"):
         adopt_engines(bundle_of("fp32"), moved)
     changed = recipe.with_name("decoder.fp16.recipe.json")
     changed.write_text(changed.read_text().replace(Bundle.open(root).manifest["files"][DATA]["sha256"], "0" * 64))
@@ -335,18 +340,18 @@ def _environment() -> dict[str, str]:
     return environment | {"PYTHON": sys.executable}
 
 
-def test_a_plan_names_lowerings_and_why(bundle_of: Callable[[str], Path]) -> None:
-    root = bundle_of("fp16")
+def test_a_plan_names_lowerings_and_why(bundle_of: Callable[[str], Path], tmp_path: Path) -> None:
+    root, folder = bundle_of("fp16"), tmp_path / "carried"
     before = contents(root)
-    plan = plan_engines(root, Request(target="tensorrt-rtx"))
+    plan = plan_engines(root, Request(target="tensorrt-rtx"), folder)
     assert (plan["target"], plan["precision"], plan["cache"]) == ("tensorrt-rtx", "fp16", "delta")
     reasons = {part["name"]: (part["lowering"], part["why"]) for part in plan["components"]}
     assert reasons["vision"] == ("native", "it has no memory lookups")
     assert reasons["decoder"] == ("native", "no measurement says that the plugin is faster here")
     assert plan["bytes"] == sum((root / f"graphs/{name}.onnx.data").stat().st_size for name in reasons)
-    half, single = plan["bytes"], plan_engines(root, Request("fp32", "tensorrt", single_pass=True))
+    half, single = plan["bytes"], plan_engines(root, Request("fp32", "tensorrt", single_pass=True), folder)
     assert single["bytes"] == 2 * half and single["cache"] is None
-    assert contents(root) == before
+    assert contents(root) == before and not folder.exists()
 
 
 @pytest.mark.parametrize(
@@ -364,10 +369,10 @@ def test_a_plan_names_lowerings_and_why(bundle_of: Callable[[str], Path]) -> Non
         (Request(embed_plugin=True), "give --plugin on too"),
         (Request(timing_cache=Path("nowhere/cache")), "nowhere does not exist"),
         (Request(timing_cache=Path("/")), "/ is a folder: give the timing cache's file"),
-        (Request(components=["vision"], cache="concat"), "--cache concat changes nothing here: vision has no cache"),
-        (Request(components=["vision"], single_pass=True), "--single-pass changes nothing here: vision has no cache"),
-        (Request(components=["vision"], max_seq=64), "--max-seq changes nothing here: vision has no columns"),
-        (Request(components=["vision"], plugin="on"), "--plugin on changes nothing here: vision looks no memory up"),
+        (Request(components=["vision"], cache="concat"), "changes nothing here: vision is without a cache"),
+        (Request(components=["vision"], single_pass=True), "changes nothing here: vision is without a cache"),
+        (Request(components=["vision"], max_seq=64), "--max-seq changes nothing here: vision is without columns"),
+        (Request(components=["vision"], plugin="on"), "changes nothing here: no memory is looked up in vision"),
         (Request(single_pass=True, cache="concat"), "--single-pass leaves the cache out, --cache concat"),
         (
             Request(single_pass=True, max_shapes={"past_key_values.0.key": [1, 6, 9, 16]}),
@@ -393,7 +398,7 @@ def test_wrong_requests_leave_the_bundle_alone(
 
 @pytest.mark.parametrize("component", ["vision", "decoder"])
 def test_graphs_whose_bytes_changed_are_not_built_from(
-    component: str, bundle_of: Callable[[str], Path], tmp_path: Path
+    component: str, tensorrt_here: None, bundle_of: Callable[[str], Path], tmp_path: Path
 ) -> None:
     root = copied(Bundle.open(bundle_of("fp16")), tmp_path / "bundle")
     weights = root / f"graphs/{component}.onnx.data"
@@ -418,17 +423,14 @@ def test_graphs_whose_bytes_changed_are_not_built_from(
 def test_what_a_graph_made_of_rounded_weights_cannot_be_is_said(
     bundle_of: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    class Noted(Progress):
-        def note(self, message: str) -> None:
-            notes.append(message)
-
-    notes: list[str] = []
+    told = Told()
     root = copied(Bundle.open(bundle_of("fp16")), tmp_path / "bundle")
-    lower_engines(root, tmp_path / "full", Request("fp32", "tensorrt", ["vision"]), Noted())
-    (note,) = notes
+    lower_engines(root, tmp_path / "full", Request("fp32", "tensorrt", ["vision"]), told)
+    (note,) = told.notes
     assert note.startswith("the bundle was exported in fp16: what is fp32 here has weights that were rounded to fp16")
-    assert plan_engines(root, Request("fp32", "tensorrt"))["notes"] == notes
-    assert plan_engines(root, Request("fp16", "tensorrt"))["notes"] == []
+    folder = tmp_path / "planned"
+    assert plan_engines(root, Request("fp32", "tensorrt"), folder)["notes"] == told.notes
+    assert plan_engines(root, Request("fp16", "tensorrt"), folder)["notes"] == []
 
 
 def test_what_is_not_installed_is_named_with_its_remedy(
@@ -442,6 +444,17 @@ def test_what_is_not_installed_is_named_with_its_remedy(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(EnvironmentLack, match="memvp-export plugin build"):
         build_engines(bundle_of("fp16"), Request(target="tensorrt", plugin="on"))
+
+
+def test_a_pytorch_that_is_broken_is_said(
+    bundle_of: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = copied(Bundle.open(bundle_of("fp16")), tmp_path / "bundle")
+    before = contents(root)
+    monkeypatch.setitem(sys.modules, "memvp_export.exporter.graphs.precision", None)
+    with pytest.raises(EnvironmentLack, match=r"PyTorch is here but cannot be loaded .*precision"):
+        lower_engines(root, tmp_path / "carried", Request("bf16", "tensorrt"))
+    assert contents(root) == before and not (tmp_path / "carried").exists()
 
 
 @pytest.mark.parametrize(
@@ -460,7 +473,7 @@ def test_the_installed_version_settles_the_target(
         (tmp_path / "tensorrt.dist-info").mkdir()
         (tmp_path / "tensorrt.dist-info" / "METADATA").write_text(f"Name: tensorrt\nVersion: {version}\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert plan_engines(bundle_of("fp16"))["target"] == target
+    assert plan_engines(bundle_of("fp16"), folder=tmp_path / "carried")["target"] == target
 
 
 def test_a_module_that_is_missing_in_the_child_ends_well(
@@ -475,6 +488,99 @@ def test_a_module_that_is_missing_in_the_child_ends_well(
     assert contents(root) == before
 
 
+class Told(Progress):
+    """What a command says while it works."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+STUB = """
+class ILogger:
+    def __init__(self): pass
+class LayerType: pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "target", "cache", "message"),
+    [
+        ("raise ImportError('no such')", "tensorrt", "delta", r"cannot be loaded \(no such.*export\[gpu\]"),
+        ("__version__ = '9.3.0'", "tensorrt", "delta", r"9\.3\.0 is not known to work: from 10\.3 to below 12"),
+        ("__version__ = '10.13.3'", "tensorrt-8", "delta", r"10\.13\.3 is not known .*from 8\.5 to below 8\.7"),
+        (
+            f"__version__ = '11.4.0'\n{STUB}\ndef Builder(log): raise TypeError('no device')",
+            *("tensorrt", "delta", "cannot create a builder: it needs an NVIDIA GPU .*--lower-only DIR"),
+        ),
+        (f"__version__ = '10.13.3'\n{STUB}", "tensorrt", "in_place", r"takes TensorRT 10\.15 .* --cache delta"),
+    ],
+    ids=["none that loads", "unknown", "another", "no GPU", "no caches in place"],
+)
+def test_what_builds_is_tried_before_any_work(
+    module: str,
+    target: str,
+    cache: str,
+    message: str,
+    bundle_of: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "tensorrt").mkdir()
+    (tmp_path / "tensorrt" / "__init__.py").write_text(module)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    root, progress = bundle_of("fp16"), Told()
+    before = contents(root)
+    asked = Request("fp16", target, ["decoder"], cache=cache, max_seq=64)
+    for way in (lambda: build_engines(root, asked, progress), lambda: plan_engines(root, asked)):
+        with pytest.raises(EnvironmentLack, match=message):
+            way()
+    assert contents(root) == before and not progress.stages
+    assert len(lower_engines(root, tmp_path / "carried", asked)) == 1, "that is for another machine"
+
+
+def test_a_dry_run_refuses_what_a_build_would_refuse_before_it_writes(
+    tensorrt_here: None, bundle_of: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, asked = copied(Bundle.open(bundle_of("fp16")), tmp_path / "bundle"), Request("fp16", "tensorrt", ["vision"])
+    (root / "engines").write_text("not a folder")
+    with pytest.raises(EnvironmentLack, match=r"bundle/engines cannot be written: .* is a file"):
+        plan_engines(root, asked)
+    (root / "engines").unlink()
+    (tmp_path / "file").touch()
+    with pytest.raises(EnvironmentLack, match=r"file/new cannot be written: .* is a file"):
+        plan_engines(root, asked, tmp_path / "file" / "new" / "carried")
+    with pytest.raises(InputError, match="it has no timing cache"):
+        plan_engines(root, replace(asked, timing_cache=tmp_path / "cache"))
+    may_write, closed = os.access, {root}
+    monkeypatch.setattr(os, "access", lambda path, mode: path not in closed and may_write(path, mode))
+    for way in (plan_engines, build_engines):
+        with pytest.raises(EnvironmentLack, match="bundle cannot be written: no permission"):
+            way(root, asked)
+    with pytest.raises(EnvironmentLack, match="bundle cannot be written: no permission"):
+        plan_engines(root, replace(asked, precision="bf16"), tmp_path / "carried")
+    plan_engines(root, asked, tmp_path / "carried")
+    closed.clear()
+    graph = root / "graphs/vision.onnx"
+    assert len(plan_engines(root, asked)["components"]) == 1
+    graph.write_bytes(graph.read_bytes().replace(b"visual_memory", b"visual_memorx"))
+    with pytest.raises(InputError, match=r"is edited: the bytes of graphs/vision\.onnx are not"):
+        plan_engines(root, asked)
+
+
+def test_graphs_that_cannot_be_traced_are_missed_at_once(
+    bundle_of: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for way in (plan_engines, lambda root, asked, folder: lower_engines(root, folder, asked)):
+        with pytest.raises(EnvironmentLack, match=r"no such bf16 graphs.*torch is not installed.*export\[export\]"):
+            way(bundle_of("fp16"), Request("bf16", "tensorrt"), tmp_path / "carried")
+        way(bundle_of("fp16"), Request("fp16", "tensorrt", ["vision"]), tmp_path / "carried")
+
+
 def free_bytes(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
     used = shutil.disk_usage("/")._replace(free=free)
     monkeypatch.setattr(building.shutil, "disk_usage", lambda folder: used)
@@ -486,7 +592,7 @@ def needed(message: str) -> int:
 
 
 def test_a_plan_says_the_room_where_it_would_write(
-    bundle_of: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tensorrt_here: None, bundle_of: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used, rooms = shutil.disk_usage("/"), {tmp_path: 7 << 40}
     monkeypatch.setattr(building.shutil, "disk_usage", lambda folder: used._replace(free=rooms.get(folder, 5 << 40)))
@@ -553,12 +659,36 @@ def test_the_machine_that_builds_has_its_own_plugin_library(
     plugin = json.loads(recipe.read_text())["plugin"]
     assert plugin["library"] is None and plugin["operators"] == ["VisualMemoryFFN"]
     assert not (folder / "plugins").exists() and "sh build.sh --plugin" in (folder / "README.md").read_text()
-    alone = subprocess.run(["sh", folder / "build.sh"], env=_environment(), capture_output=True, text=True)
+    alone = _build_there(folder)
     assert alone.returncode == 3 and "has no creator of VisualMemoryFFN" in alone.stdout and "--plugin" in alone.stdout
-    words = ["sh", folder / "build.sh", "--plugin", plugin_library]
-    subprocess.run(words, env=_environment(), check=True, capture_output=True)
+    (tmp_path / "cut.so").write_bytes(plugin_library.read_bytes()[:-1])
+    cut = _build_there(folder, "--plugin", tmp_path / "cut.so")
+    assert cut.returncode == 2 and "cut.so is cut short: it has" in json.loads(cut.stdout)["error"]
+    built = _build_there(folder, "--plugin", plugin_library)
+    assert built.returncode == 0, built.stdout
     (made,) = adopt_engines(root, folder)
     assert made["lowering"] == "plugin" and made["plugin"]["sha256"] == sha256_file(plugin_library)
+
+
+def _build_there(folder: Path, *words: object) -> "subprocess.CompletedProcess[str]":
+    command = ["sh", folder / "build.sh", *words]
+    return subprocess.run(command, env=_environment(), capture_output=True, text=True)
+
+
+def test_a_library_for_engines_that_are_all_native_is_refused(
+    tensorrt_here: None, plugin_library: Path, bundle_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "carried"
+    lower_engines(bundle_of("fp16"), folder, Request(target="tensorrt", max_batch=2, max_seq=32))
+    done = _build_there(folder, "--plugin", plugin_library)
+    assert done.returncode == 2 and "native, and use no plugin library: leave --plugin out" in done.stdout
+    assert not list(folder.glob("*.engine"))
+    shutil.rmtree(folder)
+    # The vision tower looks nothing up, and the decoder does.
+    asked = Request(target="tensorrt", plugin="on", max_batch=2, max_seq=32)
+    lower_engines(bundle_of("fp16"), folder, asked)
+    done = _build_there(folder, "--plugin", plugin_library)
+    assert done.returncode == 0 and len(list(folder.glob("*.engine"))) == 2, done.stdout
 
 
 def test_a_library_that_is_here_goes_along(

@@ -19,6 +19,7 @@ from memvp_export.exporter.engines.request import Request
 from memvp_export.exporter.engines.tensorrt_module import activation_bytes, give_activations
 from memvp_export.exporter.errors import EnvironmentLack, InputError
 
+from ...plugins.fake_library import put_library
 from .layers8 import write_layers
 from .tensorrt8_host import make_host
 from .test_build_engine import write_recipe
@@ -40,7 +41,12 @@ def lowered(bundle_of: Callable[[str], Path], tmp_path_factory: pytest.TempPathF
         if key not in made:
             made[key] = tmp_path_factory.mktemp("lowered") / "carried"
             request = Request(precision="fp16", target="tensorrt-8", max_batch=2, **asked)
-            for recipe in lower_engines(bundle_of("fp16"), made[key], request):
+            # A plugin library that was built on this machine would be carried along.
+            with pytest.MonkeyPatch.context() as patch:
+                patch.delenv("MEMVP_PLUGIN", raising=False)
+                patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("no-cache")))
+                recipes = lower_engines(bundle_of("fp16"), made[key], request)
+            for recipe in recipes:
                 write_layers(recipe)
         return made[key]
 
@@ -159,9 +165,13 @@ def test_plugin_layers_are_counted_and_pinned(carried: Callable[..., Path], host
     folder = carried(plugin="on", components=["decoder"])
     without = built(folder, host)
     assert without.returncode == 3 and "no creator of VisualMemoryFFN" in said(without)["error"]
-    (folder / "text.so").write_text("no library")
-    useless = built(folder, host, "--plugin", "text.so")
+    put_library(folder / "foreign.so", "another_function")
+    useless = built(folder, host, "--plugin", "foreign.so")
     assert useless.returncode == 3 and "cannot be used with TensorRT 8" in said(useless)["error"]
+    (folder / "text.so").write_text("no library")
+    for name, fault in (("text.so", "is no shared library"), ("none.so", "does not exist"), ("", "is no file")):
+        refused = built(folder, host, "--plugin", name)
+        assert refused.returncode == 2 and f"{name} {fault}" in said(refused)["error"]
     done = built(folder, host, REGISTERED="1")
     assert done.returncode == 0, done.stdout + done.stderr
     record = json.loads((folder / "decoder.fp16.plugin.json").read_text())

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from memvp_export.exporter.bench.measure import preview_bench
 from memvp_export.exporter.bundle import Bundle, change
 from memvp_export.exporter.checkpoints.source import read_source
 from memvp_export.exporter.engines import session as session_module
@@ -288,10 +289,16 @@ def test_without_a_gpu_or_engines_nothing_is_shown(
     roots: Callable[..., Path], bundle_of: Callable[[str], Path], use: Callable[[FakeRuntime], None]
 ) -> None:
     use(FakeRuntime(replace(HERE, gpu=None, why_no_gpu="no NVIDIA driver is installed.")))
-    with pytest.raises(EnvironmentLack, match="no GPU can be used here: no NVIDIA driver is installed"):
-        check(roots("fp32"), "tensorrt")
-    with pytest.raises(InputError, match="has no fp32 engine; it has no engines"):
-        check(bundle_of("fp32"), "tensorrt")
+    ways: list[Callable[[Path], object]] = [
+        lambda root: check(root, "tensorrt"),
+        lambda root: preview_check(Bundle.open(root), backend="tensorrt"),
+        lambda root: preview_bench(root, ["tensorrt"]),
+    ]
+    for way in ways:
+        with pytest.raises(EnvironmentLack, match="no GPU can be used here: no NVIDIA driver is installed"):
+            way(roots("fp32"))
+        with pytest.raises(InputError, match="has no fp32 engine; it has no engines"):
+            way(bundle_of("fp32"))
 
 
 def test_bfloat16_engines_are_judged_by_what_they_computed() -> None:
@@ -299,8 +306,13 @@ def test_bfloat16_engines_are_judged_by_what_they_computed() -> None:
     assert not report.on_twin and replace(report, backend="onnxruntime").on_twin
 
 
-def test_a_dry_run_names_the_engines_and_their_profiles(roots: Callable[..., Path]) -> None:
+def test_a_dry_run_names_the_engines_and_their_profiles(
+    roots: Callable[..., Path], use: Callable[[FakeRuntime], None]
+) -> None:
+    runtime = FakeRuntime()
+    use(runtime)
     plan = preview_check(Bundle.open(roots("fp32")), backend="tensorrt")
+    assert not runtime.cuda.live, "nothing of the GPU is kept"
     assert [line.split(":")[1] for line in plan["compared"] if " engine " in line] == [
         " profile default at its min, opt and max, with PyTorch",
         " profile prefill at its min, opt and max, with PyTorch",
