@@ -1,10 +1,10 @@
-"""How many answers of the demo model survive each calibration: accuracy on held-out questions, beside float32.
+"""How many answers of a demo model survive each calibration: accuracy on held-out questions, beside float32.
 
-python benchmarks/calibrate_accuracy.py [--questions 4000] [--only int8/mse/smooth ...] [--rest fp32]
+python benchmarks/calibrate_accuracy.py shapes|shapes_vilt [--questions 4000] [--only int8/mse/smooth ...] [--rest fp32]
 
 Calibrates on questions of the training split, and asks questions of the held-out split, each about a scene of its own.
 Prints a Markdown table: accuracy with its 95 % interval (Wilson), the difference from float32 on the same questions
-with its 95 % interval, share of answers with the same tokens, and on part of the questions KL and top-1 of the logits.
+with its 95 % interval, share of answers that are the same, and on part of the questions KL and top-1 of the logits.
 """
 
 import argparse
@@ -17,9 +17,10 @@ from memvp_export.calibration.calibrate import calibrate
 from memvp_export.calibration.damage import damage
 from memvp_export.calibration.each_component import EachComponent
 from memvp_export.calibration.tape import Tape
-from memvp_export.examples.shapes.files import MODEL
+from memvp_export.examples.shapes import files
 from memvp_export.examples.shapes.questions import question
 from memvp_export.examples.shapes.scenes import Split, draw
+from memvp_export.examples.shapes_vilt import save
 from memvp_export.exporter.bundle import Bundle
 from memvp_export.exporter.checkpoints.source import read_source
 from memvp_export.exporter.data import Answer, Request
@@ -27,9 +28,10 @@ from memvp_export.exporter.export import export_onnx
 from memvp_export.exporter.judging import correct
 from memvp_export.exporter.onnx_session import OnnxSession
 from memvp_export.exporter.parity.intervals import paired, wilson
-from memvp_export.exporter.pipeline import Pipeline
+from memvp_export.exporter.pipelines import pipeline_from
 from memvp_export.exporter.session import Session
 
+MODELS = {"shapes": files.MODEL, "shapes_vilt": save.MODEL}
 CALIBRATION, CALIBRATION_SEED, HELD_OUT_SEED, TAPED = 256, 7, 0, 512
 BATCH = 64
 METHODS, WEIGHTS = ("max", "percentile", "mse"), ("max", "mse")
@@ -75,7 +77,7 @@ def session_of(bundle: Bundle, precision: str) -> Session:
 
 def ask(bundle: Bundle, session: Session, precision: str, requests: list[Request]) -> Asked:
     """All questions, in batches."""
-    pipeline = Pipeline.from_manifest(session, bundle.manifest, bundle.root, precision=precision)
+    pipeline = pipeline_from(session, bundle.manifest, bundle.root, precision)
     answers = pipeline.answer(requests, replace(pipeline.defaults, batch=BATCH))
     return Asked(answers, [bool(correct(r, a)) for r, a in zip(requests, answers, strict=True)])
 
@@ -83,12 +85,13 @@ def ask(bundle: Bundle, session: Session, precision: str, requests: list[Request
 def main() -> None:
     """Export, calibrate in every way, ask, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", choices=MODELS)
     parser.add_argument("--questions", type=int, default=4000)
     parser.add_argument("--rest", default="fp32", choices=("fp32", "fp16"))
     parser.add_argument("--only", nargs="*", default=[], help="such as int8/mse/smooth or fp8/max/plain")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
-        bundle = export_onnx(read_source(MODEL), Path(work) / "bundle", "fp32", golden=False)
+        bundle = export_onnx(read_source(MODELS[options.model]), Path(work) / "bundle", "fp32", golden=False)
         training = draw_questions(Path(work) / "training", "train", CALIBRATION_SEED, CALIBRATION)
         asked = draw_questions(Path(work) / "asked", "held-out", HELD_OUT_SEED, options.questions)
         plain = session_of(bundle, "fp32")
@@ -97,7 +100,7 @@ def main() -> None:
         tape.close()
         before = ask(bundle, plain, "fp32", asked)
         low, high = wilson(sum(before.right), len(asked))
-        print("| mode | method | SmoothQuant | accuracy | 95 % | difference | same tokens | KL | top-1 | file |")
+        print("| mode | method | SmoothQuant | accuracy | 95 % | difference | same answers | KL | top-1 | file |")
         print("|---|---|---|---|---|---|---|---|---|---|")
         print(
             f"| fp32 | | | {sum(before.right) / len(asked):.2%} | {low:.2%} to {high:.2%} | | | | | 100 % |", flush=True

@@ -1,8 +1,10 @@
 """Peak memory of calibration as samples grow: it should not.
 
-python benchmarks/calibrate_memory.py [--samples 32 512 4096]
+python benchmarks/calibrate_memory.py shapes|vilt-base [--samples 32 512 4096] [--rank]
 
-Each number of samples is a process of its own. Prints a Markdown table: peak resident memory and seconds.
+shapes is the demo model, vilt-base a random APT-ViLT of ViLT-B/32's size. Each number of samples is a process of its
+own; --rank lets it rank the layers too. Prints a Markdown table: peak resident memory, seconds, and those of processor
+time, which other work on the machine lengthens less.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import time
 from pathlib import Path
 
 from memvp_export.calibration.calibrate import calibrate
+from memvp_export.examples.random_vilt import PRESETS, write_source
 from memvp_export.examples.shapes.files import MODEL
 from memvp_export.examples.shapes.questions import question
 from memvp_export.examples.shapes.scenes import draw
@@ -41,22 +44,28 @@ def write_questions(folder: Path, count: int) -> Path:
 def main() -> None:
     """Export once, calibrate in child processes, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", choices=("shapes", "vilt-base"))
+    parser.add_argument("--rank", action="store_true")
     parser.add_argument("--samples", type=int, nargs="*", default=[32, 512, 4096])
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         bundle, data, count = options.measure
         progress, start = Progress(), time.perf_counter()
-        calibrate(bundle, data, "int8", samples=int(count), rest="fp32", sensitivity=False, progress=progress)
-        print(f"| {count} | {progress.peak_mib:.0f} MiB | {time.perf_counter() - start:.0f} s |", flush=True)
+        calibrate(bundle, data, "int8", samples=int(count), rest="fp32", sensitivity=options.rank, progress=progress)
+        seconds, busy = time.perf_counter() - start, time.process_time()
+        print(f"| {count} | {progress.peak_mib:.0f} MiB | {seconds:.0f} s | {busy:.0f} s |", flush=True)
         return
     with tempfile.TemporaryDirectory() as work:
-        bundle = export_onnx(read_source(MODEL), Path(work) / "bundle", "fp32", golden=False)
-        print("| samples | peak memory | time |\n|---|---|---|", flush=True)
+        if options.model == "vilt-base":
+            write_source(Path(work) / "source", PRESETS["base"])
+        source = MODEL if options.model == "shapes" else Path(work) / "source"
+        bundle = export_onnx(read_source(source), Path(work) / "bundle", "fp32", golden=False)
+        print("| samples | peak memory | time | processor time |\n|---|---|---|---|", flush=True)
         for count in options.samples:
             data = write_questions(Path(work) / "data", count)
-            command = [sys.executable, __file__, "--measure", str(bundle.root), str(data), str(count)]
-            subprocess.run(command, check=True)
+            command = [sys.executable, __file__, options.model, "--measure", str(bundle.root), str(data), str(count)]
+            subprocess.run([*command, *["--rank"] * options.rank], check=True)
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def collect(
         progress.note(f"{name}: {done} of {samples.count} samples were observed before; going on from there.")
     folder.mkdir(parents=True)
     session = ObservingSession(graphs, observers, folder, seed)
-    with progress.stage(name, samples.count) as advance:
+    with progress.stage(name, samples.count, "samples") as advance:
         advance(done)
         session.begin(done)
         try:

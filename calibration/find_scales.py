@@ -46,13 +46,20 @@ class Task:
         return {"seed": self.seed, "chosen": chosen}
 
 
+@dataclass(frozen=True)
+class Found:
+    """Scales; rows, how many a sample brings to a watched tensor of each component, on average; and the passes, to be
+    cleared once the scales are in the bundle: until then their states may be needed again."""
+
+    scales: Scales
+    rows: Mapping[str, float]
+    passes: Sequence[Resume]
+
+
 def find_scales(
     task: Task, samples: Samples, model: Mapping[str, Any], folder: Path, state: Path, progress: Progress
-) -> tuple[Scales, list[Resume]]:
-    """Observe, search and cut. folder is for work; state is the file that the states of passes are kept beside.
-
-    Returns the passes too, to be cleared once the scales are in the bundle: until then their states may be needed
-    again."""
+) -> Found:
+    """Observe, search and cut. folder is for work; state is the file that the states of passes are kept beside."""
     identity = {**task.identity(), "model": model, "data": samples.digest}
     passes = [Resume(state, {**identity, "pass": "ranges"})]
     widths = {name: _widths(choice.chosen) for name, choice in task.choices.items() if choice.chosen}
@@ -90,7 +97,8 @@ def find_scales(
         factors={c: {name: _short(one.factors) for name, one in each.items()} for c, each in smoothings.items()},
         alphas={c: {name: one.alpha for name, one in each.items()} for c, each in smoothings.items()},
     )
-    return scales, passes
+    rows = {c: float(np.mean([one.count for one in each.values()])) / samples.count for c, each in observers.items()}
+    return Found(scales, rows, passes)
 
 
 def _widths(layers: Sequence[Layer]) -> dict[str, int]:
@@ -109,7 +117,7 @@ def _smooth(task: Task, observers: Observers, progress: Progress) -> dict[str, d
         graph = load_graph(path).graph
         operands = find_operands(graph, task.choices[component].chosen)
         found[component] = {}
-        with progress.stage(f"smooth {component}", len(operands)) as advance:
+        with progress.stage(f"smooth {component}", len(operands), "tensors") as advance:
             for operand in operands:
                 one = search(
                     observers[component][operand.value],

@@ -39,14 +39,15 @@ class ObservingSession:
         self._calls = 0
         self._dims: dict[str, dict[str, list[Dim]]] = {}
         self._inputs: dict[str, dict[str, list[Dim]]] = {}
+        self._outputs: dict[str, dict[str, list[Dim]]] = {}
         probing = {name: self._with_outputs(name, path, folder) for name, path in graphs.items()}
         self._session = OnnxSession(probing, "fp32")
-        self._plain = {name: _outputs(path) for name, path in graphs.items()}
 
     def _with_outputs(self, component: str, path: Path, folder: Path) -> Path:
         model = load_graph(path)
         graph = model.graph
         self._inputs[component] = {value.name: dims_of(value) for value in graph.input}
+        self._outputs[component] = {value.name: dims_of(value) for value in graph.output}
         known = {value.name: dims_of(value) for value in (*graph.value_info, *graph.input, *graph.output)}
         self._dims[component] = {name: known.get(name, []) for name in self.watched.get(component, {})}
         present = {value.name for value in (*graph.output, *graph.input)}
@@ -67,17 +68,37 @@ class ObservingSession:
 
     def run(self, component: str, inputs: Mapping[str, np.ndarray], outputs: list[str] | None = None) -> Arrays:
         """See Session.run."""
-        watched = self.watched.get(component, {})
-        asked = list(outputs or self._plain[component])
+        if not self._takes(component, inputs):
+            # Which says what is wrong with them.
+            return self._session.run(component, inputs, outputs)
+        asked = list(outputs or self._outputs[component])
+        parts = [self._observed(component, part, asked) for part in self._parts(component, inputs)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in asked} if len(parts) > 1 else parts[0]
+
+    def _observed(self, component: str, inputs: Mapping[str, np.ndarray], asked: list[str]) -> Arrays:
         results: Arrays = {}
         for chunk in self._chunks(component, inputs):
             found = self._session.run(component, inputs, list(dict.fromkeys([*(asked if not results else []), *chunk])))
             results = results or {name: found[name] for name in asked}
             for name in chunk:
                 rows, priorities = self._rows(component, name, found[name], inputs)
-                watched[name].update(rows, priorities, f"{component} {name}")
+                self.watched[component][name].update(rows, priorities, f"{component} {name}")
         self._calls += 1
         return results
+
+    def _parts(self, component: str, inputs: Mapping[str, np.ndarray]) -> Iterator[Mapping[str, np.ndarray]]:
+        """The call as it is, or where what is watched needs more than CHUNK_BYTES, with fewer of the batch at a time:
+        that costs little, while one chunk more costs another run of the whole model."""
+        lengths = self._lengths(component, inputs)
+        ports = (*self._inputs[component].values(), *self._outputs[component].values())
+        rows = lengths.get("batch", 1) if all(dims[:1] == ["batch"] for dims in ports) else 1
+        total = sum(_bytes(dims, lengths) for dims in self._dims[component].values())
+        pieces = min(rows, -(-total // CHUNK_BYTES))
+        if pieces < 2:
+            yield inputs
+            return
+        for kept in np.array_split(np.arange(rows), pieces):
+            yield {name: array[kept[0] : kept[-1] + 1] for name, array in inputs.items()}
 
     def _rows(
         self, component: str, name: str, values: np.ndarray, inputs: Mapping[str, np.ndarray]
@@ -91,12 +112,7 @@ class ObservingSession:
         return (rows, priorities) if used is None else (rows[used], priorities[used])
 
     def _chunks(self, component: str, inputs: Mapping[str, np.ndarray]) -> Iterator[list[str]]:
-        lengths = {
-            dim: length
-            for name, dims in self._inputs[component].items()
-            for dim, length in zip(dims, inputs[name].shape, strict=True)
-            if name in inputs and isinstance(dim, str)
-        }
+        lengths = self._lengths(component, inputs)
         chunk: list[str] = []
         total = 0
         for name, dims in self._dims[component].items():
@@ -108,9 +124,17 @@ class ObservingSession:
             total += size
         yield chunk
 
+    def _takes(self, component: str, inputs: Mapping[str, np.ndarray]) -> bool:
+        ports = self._inputs.get(component, {})
+        return ports.keys() == inputs.keys() and all(inputs[name].ndim == len(dims) for name, dims in ports.items())
 
-def _outputs(path: Path) -> list[str]:
-    return [value.name for value in load_graph(path).graph.output]
+    def _lengths(self, component: str, inputs: Mapping[str, np.ndarray]) -> dict[str, int]:
+        return {
+            dim: length
+            for name, dims in self._inputs[component].items()
+            for dim, length in zip(dims, inputs[name].shape, strict=True)
+            if isinstance(dim, str)
+        }
 
 
 def _used(dims: list[Dim], shape: tuple[int, ...], inputs: Mapping[str, np.ndarray]) -> np.ndarray | None:

@@ -30,6 +30,7 @@ def write_calibration_page(report: Report, bundle: Bundle, path: Path) -> None:
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         ranked=ranked[:MOST_BARS],
         hidden=len(ranked[MOST_BARS:]),
+        unmeasured=sum(row.reason is None and row.alone is None for row in report.layers),
         largest=max((row.alone or 0.0 for row in ranked), default=0.0) or 1.0,
     )
     with whole_file(path) as file:

@@ -1,6 +1,7 @@
 """What a calibration did, layer by layer, as plain data."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -82,5 +83,5 @@ def build_report(
                     reason=None if scale else scales.left_out[component][name],
                 )
             )
-    rows.sort(key=lambda row: -(row.alone or 0.0))
+    rows.sort(key=lambda row: (-(row.alone or 0.0), math.inf if row.sqnr is None else row.sqnr))
     return Report(scales.mode, scales.method, scales.data, rows, whole)

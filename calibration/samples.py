@@ -5,9 +5,9 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from ..exporter.datasets import open_dataset
 from ..exporter.errors import InputError
 from ..exporter.parity.samples import read_samples
 from ..exporter.pipeline import Settings
-from ..exporter.pipelines import pipeline_from
+from ..exporter.pipelines import makes_images, pipeline_from
 from ..exporter.run import read_npz
 from ..exporter.session import Arrays, Session
 
@@ -29,15 +29,23 @@ Call = tuple[str, Mapping[str, np.ndarray]]
 Data = Path | str | Iterable[Request] | Iterable[Call] | None
 
 
+class Play(Protocol):
+    """Runs all but the first `skip` samples through a session, `batch` at a time where the model takes as many, and
+    yields how many were done after every batch."""
+
+    def __call__(self, session: Session, skip: int = 0, batch: int = BATCH) -> Iterator[int]:
+        """See above."""
+        ...
+
+
 @dataclass(frozen=True)
 class Samples:
-    """Samples in their order. play(session, skip) runs all but the first `skip` through a session and yields how many
-    were done after every batch. digest identifies them, by content; requests are those with texts, empty for calls."""
+    """Samples in their order. digest identifies them, by content; requests are those with texts, empty for calls."""
 
     kind: str
     count: int
     digest: str
-    play: Callable[[Session, int], Iterator[int]]
+    play: Play
     requests: Sequence[Request] = ()
 
     def description(self) -> dict[str, Any]:
@@ -52,6 +60,8 @@ def open_samples(bundle: Bundle, data: Data, count: int | None, seed: int) -> Sa
     iterable of requests or of (component, arrays), or None: the bundle's own questions. Raises InputError for data that
     is none of these, or has fewer than FEWEST samples (the bundle's own excepted).
     """
+    if makes_images(bundle.manifest):
+        raise InputError(f"{bundle.root} makes images of texts: this version calibrates what gives answers.")
     if count is not None and count < 1:
         raise InputError(f"samples is {count}; it must be at least 1.")
     wanted = count or DEFAULT_SAMPLES
@@ -91,11 +101,11 @@ def _of_requests(
 ) -> Samples:
     requests = _drawn(every, wanted, seed)
 
-    def play(session: Session, skip: int) -> Iterator[int]:
+    def play(session: Session, skip: int = 0, batch: int = BATCH) -> Iterator[int]:
         pipeline = pipeline_from(session, bundle.manifest, bundle.root, precision="fp32")
         how = settings or pipeline.defaults
         done = skip
-        for answers in pipeline.batches(requests[skip:], Settings(**{**vars(how), "batch": BATCH})):
+        for answers in pipeline.batches(requests[skip:], replace(how, batch=min(batch, pipeline.max_batch))):
             done += len(answers)
             yield done
 
@@ -125,7 +135,7 @@ def _of_files(folder: Path, bundle: Bundle, wanted: int, seed: int) -> Samples:
 
 
 def _of_calls(kind: str, every: Sequence[Any], digest: str, read: Callable[[Any], Call]) -> Samples:
-    def play(session: Session, skip: int) -> Iterator[int]:
+    def play(session: Session, skip: int = 0, batch: int = BATCH) -> Iterator[int]:
         for done, one in enumerate(every[skip:], skip + 1):
             component, inputs = read(one)
             session.run(component, inputs)

@@ -1,13 +1,14 @@
 """Which layers do how much damage alone, and how many must stay as they are for a budget to be met."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 from ..exporter.bundle import Bundle
 from ..exporter.data import Request
 from ..exporter.errors import InputError, VerdictError
+from ..exporter.inspection.values import load_graph
 from ..exporter.onnx_session import OnnxSession
 from ..exporter.pipelines import pipeline_from
 from ..exporter.progress import Progress
@@ -15,13 +16,16 @@ from ..exporter.session import Session
 from .accuracy import accuracy
 from .damage import Damage, damage
 from .each_component import EachComponent
+from .layers import find_layers
 from .publish import write_variant
-from .samples import BATCH, Samples
+from .samples import Samples
 from .scales import Scales
 from .tape import Tape
 
-# Samples that the damage is measured on: one batch of the pipeline after the other.
-JUDGED = 2 * BATCH
+# Samples that the damage is measured on, and how many of them run at a time.
+JUDGED, AT_ONCE = 16, 4
+# What a ranking may take: a minute or two on two cores. A small model's takes a hundredth of it, and 7B are beyond it.
+MULTIPLICATIONS = 5e12
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,11 @@ class Budget:
 
 @dataclass(frozen=True)
 class LayerDamage:
-    """What quantizing one layer alone does to the model's outputs."""
+    """What quantizing one layer alone does to the model's outputs; None where that was not measured."""
 
     component: str
     layer: str
-    damage: Damage
+    damage: Damage | None
 
 
 class Judge:
@@ -59,16 +63,26 @@ class Judge:
     def __init__(self, graphs: Mapping[str, Path], samples: Samples, folder: Path) -> None:
         """folder takes the variants."""
         self._graphs, self._folder, self._number = graphs, folder, 0
-        self._plain = {name: OnnxSession({name: path}, "fp32") for name, path in graphs.items()}
-        self._tape = Tape(EachComponent(self._plain))
-        for done in islice(samples.play(self._tape, 0), JUDGED):
+        self._tape = Tape(EachComponent(self._sessions()))
+        # The calls that were made when so many samples were done.
+        self._calls: dict[int, int] = {}
+        for done in samples.play(self._tape, batch=AT_ONCE):
+            self._calls[done] = len(self._tape)
             if done >= JUDGED:
                 break
         self._tape.close()
+        self._plain = self._sessions()
 
-    def alone(self, scales: Scales, component: str, layer: str) -> Damage:
-        """With one layer quantized."""
-        return damage(self._tape.replay(self._session(scales, {component: layer})))
+    def _sessions(self) -> dict[str, Session]:
+        # Each opens its graph when it is first run: of a component that is quantized, none is held.
+        return {name: OnnxSession({name: path}, "fp32") for name, path in self._graphs.items()}
+
+    def alone(self, scales: Scales, component: str, layer: str, samples: int = JUDGED) -> Damage:
+        """With one layer quantized, on so many samples."""
+        calls = next((calls for done, calls in self._calls.items() if done >= samples), None)
+        found = damage(self._tape.replay(self._session(scales, {component: layer}), calls))
+        shutil.rmtree(self._folder / str(self._number), ignore_errors=True)
+        return found
 
     def whole(self, scales: Scales) -> Damage:
         """With all layers that `scales` has."""
@@ -90,17 +104,58 @@ class Judge:
 
 
 def rank(
-    graphs: Mapping[str, Path], scales: Scales, samples: Samples, folder: Path, progress: Progress
+    graphs: Mapping[str, Path],
+    scales: Scales,
+    samples: Samples,
+    rows: Mapping[str, float],
+    folder: Path,
+    progress: Progress,
 ) -> tuple[list[LayerDamage], Judge]:
-    """Every quantized layer by the damage it does alone, the worst first, and the judge for what else is asked."""
+    """Every quantized layer by the damage it does alone, the worst first, and the judge for what else is asked.
+
+    rows is how many of each component's rows a sample makes. Where the model is too large for a run for every layer,
+    the layers of the best SQNR get none, and come last."""
     judge = Judge(graphs, samples, folder)
-    layers = [(component, layer) for component, found in scales.layers.items() for layer in found]
-    ranking = []
-    with progress.stage("rank layers", len(layers)) as advance:
-        for component, layer in layers:
-            ranking.append(LayerDamage(component, layer, judge.alone(scales, component, layer)))
+    layers = sorted(_layers(scales), key=lambda one: _sqnr(scales, *one))
+    judged, count = affordable(len(layers), sum(rows.get(name, 0.0) * _numbers(path) for name, path in graphs.items()))
+    if judged < JUDGED:
+        progress.note(_shortened(judged, count, len(layers)))
+    measured = []
+    with progress.stage("rank layers", count, "layers") as advance:
+        for component, layer in layers[:count]:
+            measured.append(LayerDamage(component, layer, judge.alone(scales, component, layer, judged)))
             advance(1)
-    return sorted(ranking, key=lambda one: -one.damage.relative_l2), judge
+    measured.sort(key=lambda one: -one.damage.relative_l2 if one.damage else 0.0)
+    return [*measured, *(LayerDamage(*one, None) for one in layers[count:])], judge
+
+
+def affordable(layers: int, multiplications: float) -> tuple[int, int]:
+    """On how many samples the damage of each layer is measured, and of how many layers, by the multiplications that one
+    sample takes: JUDGED samples where that is not too much, down to AT_ONCE, and only then fewer layers."""
+    for judged in range(JUDGED, 0, -AT_ONCE):
+        if layers * judged * multiplications <= MULTIPLICATIONS:
+            return judged, layers
+    return AT_ONCE, int(MULTIPLICATIONS / (AT_ONCE * multiplications))
+
+
+def _shortened(judged: int, count: int, layers: int) -> str:
+    if not count:
+        return "the model is too large to run it for a layer: layers are ranked by SQNR."
+    which = "each layer" if count == layers else f"the {count} of {layers} layers of least SQNR"
+    return f"the model is large: the damage of {which} is measured on {judged} samples, not {JUDGED}."
+
+
+def _layers(scales: Scales) -> list[tuple[str, str]]:
+    return [(component, layer) for component, found in scales.layers.items() for layer in found]
+
+
+def _sqnr(scales: Scales, component: str, layer: str) -> float:
+    found = scales.layers[component][layer].sqnr
+    return float("inf") if found is None else found
+
+
+def _numbers(path: Path) -> int:
+    return sum(layer.inputs * layer.outputs for layer in find_layers(load_graph(path).graph))
 
 
 def require_answers(budget: Budget, samples: Samples) -> None:

@@ -9,16 +9,21 @@ from ..exporter.bundle import Bundle
 from ..exporter.data import Request
 from ..exporter.errors import InputError
 from ..exporter.tokenization import Tokenizer
-from .samples import DEFAULT_SAMPLES
+from .samples import DEFAULT_SAMPLES, Data
 
 _TOKENS = 24
 
 
-def synthetic_requests(bundle: Bundle, count: int | None, seed: int, folder: Path) -> list[Request]:
-    """Requests of random tokens, each with an image of coloured noise in `folder`. Raises InputError for a bundle
-    without a tokenizer that makes texts of tokens."""
+def check_synthetic(bundle: Bundle, data: Data) -> None:
+    """Raise InputError beside real data, or for a bundle without a tokenizer that makes texts of tokens."""
+    if data is not None:
+        raise InputError("synthetic data is made up: give it, or real data, not both.")
     if bundle.manifest["generation"] is None:
         raise InputError(f"there is no synthetic data for the family {bundle.manifest['family']}: give --data.")
+
+
+def synthetic_requests(bundle: Bundle, count: int | None, seed: int, folder: Path) -> list[Request]:
+    """Requests of random tokens, each with an image of coloured noise in `folder`; see `check_synthetic`."""
     tokenizer, generator = Tokenizer(bundle.root, bundle.manifest["tokenizer"]), np.random.default_rng(seed)
     size = bundle.manifest["preprocessing"]
     folder.mkdir(parents=True)

@@ -45,7 +45,7 @@ class Tape:
         return results
 
     def close(self) -> None:
-        """The recording is complete: forget what only later calls could have asked for."""
+        """The recording is complete: forget what only later calls could have asked for, and the session."""
         read = {link for call in self._calls for link in call.linked.values()}
         for number, call in enumerate(self._calls):
             call.results = {
@@ -55,13 +55,17 @@ class Tape:
             }
         self._made.clear()
         self._alive.clear()
+        del self._session
 
-    def replay(self, session: Session) -> list[tuple[str, np.ndarray, np.ndarray]]:
-        """Every final output by name: what it is now and what it was in float32."""
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def replay(self, session: Session, calls: int | None = None) -> list[tuple[str, np.ndarray, np.ndarray]]:
+        """Every final output of the first `calls` (None: all) by name: what it is now and what it was in float32."""
         last_use = {link: number for number, call in enumerate(self._calls) for link in call.linked.values()}
         held: dict[tuple[int, str], np.ndarray] = {}
         found = []
-        for number, call in enumerate(self._calls):
+        for number, call in enumerate(self._calls[:calls]):
             inputs = {**call.inputs, **{name: held[link] for name, link in call.linked.items()}}
             results = session.run(call.component, inputs, call.outputs)
             held |= {(number, name): array for name, array in results.items() if (number, name) in last_use}

@@ -1,6 +1,5 @@
 """The data file of a quantized graph: new tensors and copies of published ones, streamed, one after another."""
 
-import errno
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -9,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import external_data_helper
 
-from ..exporter.errors import EnvironmentLack, InputError
+from ..exporter.errors import InputError
 from ..exporter.graphs.lowering.stored import DTYPES, read_rows
 from .modes import Format
 
@@ -43,11 +42,7 @@ class WeightsFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
-            self._file.close()
-        except OSError as failure:
-            if error is None:
-                raise self._lack(failure) from failure
+        self._file.close()
 
     def add(self, name: str, values: np.ndarray, number: Format) -> onnx.TensorProto:
         """Write float32 numbers of a format's grid in it; 4-bit ones two a byte, the first below."""
@@ -83,23 +78,15 @@ class WeightsFile:
         return self._place(made, _bytes_of(tensor, source))
 
     def _place(self, made: onnx.TensorProto, blocks: Iterable[memoryview]) -> onnx.TensorProto:
-        try:
-            offset = -(-self._file.tell() // _ALIGNMENT) * _ALIGNMENT
-            self._file.seek(offset)
-            for block in blocks:
-                self._file.write(block)
-        except OSError as error:
-            raise self._lack(error) from error
+        offset = -(-self._file.tell() // _ALIGNMENT) * _ALIGNMENT
+        self._file.seek(offset)
+        for block in blocks:
+            self._file.write(block)
         made.data_location = onnx.TensorProto.EXTERNAL
         length = self._file.tell() - offset
         for key, value in (("location", self._path.name), ("offset", str(offset)), ("length", str(length))):
             made.external_data.add(key=key, value=value)
         return made
-
-    def _lack(self, error: OSError) -> Exception:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return EnvironmentLack(f"the disk of {self._path.parent} is full. Make room and calibrate again.")
-        return error
 
 
 def _bytes_of(tensor: onnx.TensorProto, source: Path) -> Iterator[memoryview]:

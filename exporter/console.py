@@ -2,14 +2,22 @@
 standard error, so that --json leaves clean output."""
 
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
-from .progress import Advance, Progress, Stage
+from .progress import BYTES, Advance, Progress, Stage
+
+_SECONDS_BETWEEN_LINES = 30.0
 
 
 class PlainProgress(Progress):
-    """One line a stage, when it is done: for logs and pipes."""
+    """One line a stage, when it is done, and while a long one whose work is counted is on its way: for logs and
+    pipes."""
+
+    def started(self, name: str, total: int | None, unit: str) -> Advance:
+        """Say now and then how far it is, and how long it will take at the pace so far."""
+        return _lines(name, total, unit) if total and unit != BYTES else lambda done: None
 
     def finished(self, stage: Stage) -> None:
         """Print what the stage took."""
@@ -22,27 +30,59 @@ class PlainProgress(Progress):
         print(f"note: {message}", file=sys.stderr, flush=True)
 
 
+def _lines(name: str, total: int, unit: str) -> Advance:
+    begun: tuple[float, int] | None = None
+    done, last = 0, time.monotonic()
+
+    def advance(more: int) -> None:
+        nonlocal begun, done, last
+        done, now = done + more, time.monotonic()
+        # What an earlier run had done comes first, and at once: it says nothing of the pace.
+        begun = begun or (now, done)
+        if now - last >= _SECONDS_BETWEEN_LINES and begun[1] < done < total:
+            left = (now - begun[0]) / (done - begun[1]) * (total - done)
+            print(f"  {name}: {done} of {total} {unit}, about {_duration(left)} left", file=sys.stderr, flush=True)
+            last = now
+
+    return advance
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
 class BarProgress(PlainProgress):
     """A live bar for the running stage on a terminal, then the same line."""
 
     def __init__(self) -> None:
         super().__init__()
         from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            MofNCompleteColumn,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
         from rich.progress import Progress as Bar
 
         console = Console(stderr=True)
         shared = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         self._plain = lambda: Bar(*shared, console=console, transient=True)
         self._bytes = lambda: Bar(*shared, BarColumn(), DownloadColumn(), console=console, transient=True)
+        left = (TextColumn("left:"), TimeRemainingColumn())
+        self._counted = lambda: Bar(*shared, BarColumn(), MofNCompleteColumn(), *left, console=console, transient=True)
         self._bar: Any = None
 
-    def started(self, name: str, total: int | None) -> Advance:
+    def started(self, name: str, total: int | None, unit: str) -> Advance:
         """Show the stage."""
         self._stop()
-        self._bar = bar = self._bytes() if total else self._plain()
+        counted = self._bytes if unit == BYTES else self._counted
+        self._bar = bar = counted() if total else self._plain()
         bar.start()
-        task = bar.add_task(name, total=total)
+        task = bar.add_task(name if unit == BYTES else f"{name}, {unit}", total=total)
         return lambda done: bar.advance(task, done)
 
     def finished(self, stage: Stage) -> None:

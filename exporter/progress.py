@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 Advance = Callable[[int], None]
+BYTES = "bytes"
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 
@@ -29,11 +30,12 @@ class Progress:
     stages: list[Stage] = field(default_factory=list)
 
     @contextmanager
-    def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:
-        """Measure one stage. total is in bytes where the work is counted in them; call the result with increments."""
+    def stage(self, name: str, total: int | None = None, unit: str = BYTES) -> Iterator[Advance]:
+        """Measure one stage. total is its work where that can be counted, in `unit`, a plural; call the result with
+        increments."""
         peak = _PEAKS.begin()
         start = time.perf_counter()
-        advance = self.started(name, total)
+        advance = self.started(name, total, unit)
         try:
             yield advance
         except BaseException:
@@ -45,7 +47,7 @@ class Progress:
         self.stages.append(stage)
         self.finished(stage)
 
-    def started(self, name: str, total: int | None) -> Advance:
+    def started(self, name: str, total: int | None, unit: str) -> Advance:
         """Called when a stage begins; returns what is told of the work done."""
         return lambda done: None
 

@@ -1,5 +1,6 @@
 """What a user can get wrong, at the command line: one message that names it, an exit code, and the bundle as it was."""
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -58,6 +59,13 @@ def arrays_of_another_shape(ground: Ground) -> Words:
     return ["--data", ground.folder / "arrays"]
 
 
+def arrays_of_other_names(ground: Ground) -> Words:
+    (ground.folder / "arrays/vision").mkdir(parents=True)
+    for number in range(9):
+        np.savez(ground.folder / f"arrays/vision/{number}.npz", pixels=np.zeros((1, 3, 8, 8), np.float32))
+    return ["--data", ground.folder / "arrays"]
+
+
 def damaged_weights(ground: Ground) -> Words:
     data = ground.bundle / "graphs/vision.onnx.data"
     data.write_bytes(b"\xff" * data.stat().st_size)
@@ -102,12 +110,28 @@ def a_full_disk(ground: Ground) -> Words:
     return _data(ground, _lines(ground))
 
 
+def _full(*given: Any, **more: Any) -> Any:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def a_disk_that_fills_with_graphs(ground: Ground) -> Words:
+    ground.patch.setattr("memvp_export.calibration.publish.WeightsFile.add", _full)
+    return [*_data(ground, _lines(ground)), "--no-sensitivity"]
+
+
+def a_disk_that_fills_with_states(ground: Ground) -> Words:
+    ground.patch.setattr("memvp_export.calibration.collect._SECONDS_BETWEEN", 0.0)
+    ground.patch.setattr("memvp_export.calibration.collect.np.savez", _full)
+    return _data(ground, _lines(ground))
+
+
 # What is wrong, the exit code, and what the message must name.
 CASES: dict[Callable[[Ground], Words], tuple[int, str]] = {
     too_few: (2, "has 7 samples; calibration needs at least 8"),
     another_familys_requests: (2, "two images"),
     another_familys_arrays: (2, "vision/*.npz"),
-    arrays_of_another_shape: (2, "vision"),
+    arrays_of_another_shape: (2, "cannot run vision on these inputs"),
+    arrays_of_other_names: (2, "vision needs the input 'pixel_values'"),
     damaged_weights: (2, "not finite"),
     no_samples_of_its_own: (2, "give --data"),
     a_scale_file_of_another_model: (2, "a model of other weights"),
@@ -117,6 +141,8 @@ CASES: dict[Callable[[Ground], Words], tuple[int, str]] = {
     a_pattern_of_nothing: (2, "lm_haed"),
     a_missing_image: (2, "not-there.png"),
     a_full_disk: (3, "disk is too small"),
+    a_disk_that_fills_with_graphs: (3, "is full"),
+    a_disk_that_fills_with_states: (3, "No space left"),
 }
 
 

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +65,15 @@ def test_requests_run_generation_with_its_steps(opened: Bundle, questions: list[
     assert list(samples.play(Watching(), 0)) == [8, 16, 20]
     assert 0 in columns and max(columns) > 1
     assert list(samples.play(plain, 16)) == [20]
+
+
+def test_no_more_run_at_once_than_the_model_takes(opened: Bundle, questions: list[Request]) -> None:
+    manifest = deepcopy(dict(opened.manifest))
+    manifest["components"]["decoder"]["ranges"]["batch"] = [1, 3]
+    small = replace(opened, manifest=manifest)
+    samples = open_samples(small, questions[:8], None, 0)
+    assert list(samples.play(OnnxSession(opened))) == [3, 6, 8]
+    assert list(samples.play(OnnxSession(opened), 4, batch=2)) == [6, 8]
 
 
 def test_arrays_run_as_they_are(opened: Bundle, tmp_path: Path) -> None:

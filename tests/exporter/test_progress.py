@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -87,6 +88,19 @@ def test_progress_goes_to_standard_error_one_line_a_stage(
     assert shown.out == ""
     lines = [line for line in shown.err.splitlines() if "MiB" in line]
     assert len(lines) == 1 and lines[0].split()[:2] == ["write", "it"]
+
+
+def test_a_long_stage_says_how_far_it_is_and_how_long_it_will_take(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([0.0, 1.0, 11.0, 41.0, 51.0, 400.0])
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with console.PlainProgress().stage("observe", 100, "samples") as advance:
+        # What was done before, then ten in ten seconds, ten more in thirty.
+        for done in (20, 10, 10, 10, 50):
+            advance(done)
+    lines = [line.strip() for line in capsys.readouterr().err.splitlines() if "MiB" not in line]
+    assert lines == ["observe: 40 of 100 samples, about 2 min left"]
 
 
 def test_a_table_is_whole_where_standard_output_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
