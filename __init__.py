@@ -17,6 +17,7 @@ _EXPORTS = {
     "export_onnx": "export",
     "inspect_path": "inspection",
     "lower_engines": "engines.build",
+    "make_image": "make_images",
     "open_session": "run",
     "plan_engines": "engines.build",
     "read_source": "checkpoints.source",

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
     from .exporter.pipeline import Settings
 
 _GENERATION = {"max_new_tokens", "temperature", "top_p", "seed"}
+_DRAWING = {"negative_text", "steps", "guidance", "height", "width"}
 _RUN_MODES = {
-    "text": {"image", "image_2", "choices", "hint", *_GENERATION},
-    "data": {"output", "no_resume", "dry_run", "batch", *_GENERATION},
+    "text": {"image", "image_2", "choices", "hint", "labels", "output", *_GENERATION, *_DRAWING},
+    "data": {"output", "no_resume", "dry_run", "batch", "labels", *_GENERATION, *_DRAWING},
     "component": {"inputs", "save_outputs"},
 }
 
@@ -68,6 +70,9 @@ def main() -> None:
     """Entry point: every failure becomes one message and the exit code of its kind."""
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGALRM, _interrupt)
+    # A terminal that is closed; under nohup the signal is ignored, and stays so.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _interrupt)
     sys.unraisablehook = _keep_interrupt
     try:
         # Not cli.main: it has its own exit codes for an interrupt and a closed pipe.
@@ -112,7 +117,9 @@ def _keep_interrupt(ignored: "sys.UnraisableHookArgs") -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    click.echo(f"error: {message}", err=True)
+    # The terminal may be gone.
+    with suppress(OSError):
+        click.echo(f"error: {message}", err=True)
     sys.exit(code)
 
 
@@ -246,8 +253,9 @@ def onnx(
 @click.option("--scales", type=PATH, help="A scale file of the same model in place of data.")
 @click.option("--synthetic", is_flag=True, help="Random tokens and noise in place of data.")
 @click.option("--html", type=PATH, help="Write the report as a page.")
+@click.option("--dry-run", is_flag=True, help="Say which layers would be quantized, and run nothing.")
 @_AS_JSON
-def calibrate(bundle: Path, html: Path | None, as_json: bool, **asked: Any) -> None:
+def calibrate(bundle: Path, html: Path | None, dry_run: bool, as_json: bool, **asked: Any) -> None:
     """Find the ranges of activations on real data, and enter quantized graphs into the bundle."""
     _needs("onnxruntime", extra="cpu")
     from .calibration.calibrate import calibrate as run_calibration
@@ -260,6 +268,13 @@ def calibrate(bundle: Path, html: Path | None, as_json: bool, **asked: Any) -> N
 
         require_packages()
     opened = Bundle.open(bundle)
+    if dry_run:
+        from .calibration.plan import plan_calibration, print_plan
+
+        plan = plan_calibration(opened, **asked)
+        _print_json(plan) if as_json else print_plan(plan)
+        layers = range(sum(one["layers"] for one in plan["components"]))
+        return _done(f"dry run: nothing was written; {_count(layers, 'layer')} would be quantized")
     found = run_calibration(opened, **asked, progress=console.progress())
     if as_json:
         _print_json(found.to_dict())
@@ -338,7 +353,7 @@ def trt(
     asked["precision"] = precisions[0] if precisions else None
     for name in ("min_shapes", "opt_shapes", "max_shapes"):
         asked[name] = parse_shapes(asked[name])
-    asked["workspace"] = parse_size(asked["workspace"]) if asked["workspace"] else None
+    asked["workspace"] = parse_size(asked["workspace"]) if asked["workspace"] is not None else None
     request, progress = Request(**asked), console.progress()
     if dry_run:
         plan = build.plan_engines(bundle, request, lower_only)
@@ -363,7 +378,7 @@ def trt(
 @_BACKEND
 @_PRECISION
 @click.option("--data", type=PATH, help="JSONL requests to answer with bundle and reference.")
-@click.option("--source", help="model.toml: run the reference anew on the source's tensors.")
+@click.option("--source", type=PATH, help="model.toml: run the reference anew on the source's tensors.")
 @click.option("--html", type=PATH, help="Write a page with tables and plots.")
 @click.option("--report", type=PATH, help="Write the JSON report to this file.")
 @click.option("--bisect", is_flag=True, help="Name the first module whose results leave the tolerance.")
@@ -376,7 +391,7 @@ def check(
     backend: str,
     precision: str | None,
     data: Path | None,
-    source: str | None,
+    source: Path | None,
     html: Path | None,
     report: Path | None,
     bisect: bool,
@@ -404,9 +419,9 @@ def check(
     if bisect:
         require_plain(precision)
     opened = Bundle.open(bundle)
-    parsed = _read_source(source, {}) if source else None
+    parsed = _read_source(str(source), {}) if source else None
     if dry_run:
-        plan = preview_check(opened, precision, data, parsed, backend)
+        plan = preview_check(opened, precision, data, parsed, backend, trust_bundle, lowering)
         _print_json(plan) if as_json else click.echo("\n".join(plan["compared"]))
         return _done(f"dry run: nothing was compared; {len(plan['compared'])} comparisons are planned")
     progress = console.progress()
@@ -441,8 +456,9 @@ def check(
 @click.option("--image-2", type=PATH, help="The second picture, of models that compare two.")
 @click.option("--choices", multiple=True, help="Ask with the ScienceQA prompt, in one pass; repeat for each choice.")
 @click.option("--hint", help="The context of the ScienceQA prompt, with --choices.")
+@click.option("--labels", type=PATH, help="What APT on CLIP compares the picture with: one label a line, or JSON.")
 @click.option("--data", type=PATH, help="JSONL requests to answer, batched and resumable.")
-@click.option("-o", "--output", type=PATH, help="Where the answers to --data go.")
+@click.option("-o", "--output", type=PATH, help="Where the answers to --data go, or an image (with --data, a folder).")
 @click.option("--no-resume", is_flag=True, help="Answer all of --data again.")
 @click.option("--component", help="Run raw tensors through one component.")
 @click.option("--inputs", type=PATH, help="npz file with the component's inputs.")
@@ -451,6 +467,11 @@ def check(
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0 takes the most probable token.")
 @click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw among tokens that hold this share.")
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--negative-text", help="For models that make images: what an image should not be of.")
+@click.option("--steps", type=int, help="For models that make images: steps of the scheduler (default 50).")
+@click.option("--guidance", type=float, help="For models that make images: how far the text leads (default 7.5).")
+@click.option("--height", type=int, help="Of an image that is made, in pixels (default: the bundle's).")
+@click.option("--width", type=int, help="Of an image that is made, in pixels (default: the bundle's).")
 @click.option("--batch", type=int, help="Requests at a time.")
 @_BACKEND
 @_TRUST
@@ -460,18 +481,21 @@ def check(
 @_AS_JSON
 @click.pass_context
 def run(context: click.Context, bundle: Path, **flags: Any) -> None:
-    """Answer a question, a file of questions, or run raw tensors through one component."""
-    modes = [mode for mode in _RUN_MODES if flags[mode] is not None]
+    """Answer a question, a file of questions, make an image of a text, or run raw tensors through one component."""
+    # A picture alone is compared with labels.
+    modes = [mode for mode in _RUN_MODES if flags[mode] is not None] or ["text"] * (flags["image"] is not None)
     if len(modes) != 1:
         raise InputError("give one of --text, --data and --component.")
     takes = {*_RUN_MODES[modes[0]], *modes, "backend", "precision", "trust_bundle", "lowering", "as_json"}
-    for name in flags:
-        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
-            if name not in takes:
-                raise InputError(f"--{name.replace('_', '-')} does not go with --{modes[0]}.")
-            if flags["choices"] and name in _GENERATION:
-                raise InputError(f"--{name.replace('_', '-')} does not go with --choices: one token is scored.")
+    given = [name for name in flags if context.get_parameter_source(name) is not ParameterSource.DEFAULT]
+    for name in given:
+        if name not in takes:
+            raise InputError(f"--{name.replace('_', '-')} does not go with --{modes[0]}.")
+        if flags["choices"] and name in _GENERATION:
+            raise InputError(f"--{name.replace('_', '-')} does not go with --choices: one token is scored.")
     _check_engine_options(flags["trust_bundle"], flags["lowering"], flags["backend"])
+    if modes[0] != "component" and _makes_images(bundle, modes[0], given):
+        return _run_images(bundle, flags)
     {"text": _run_text, "data": _run_data, "component": _run_component}[modes[0]](bundle, flags)
 
 
@@ -497,26 +521,88 @@ def _settings(bundle: Any, flags: dict[str, Any]) -> "Settings":
     return Settings(longest, flags["temperature"], flags["top_p"], flags["seed"], flags["batch"])
 
 
+def _labels(flags: dict[str, Any]) -> list[str] | None:
+    from .exporter.labels import read_label_set
+
+    return read_label_set(flags["labels"]) if flags["labels"] else None
+
+
+def _makes_images(path: Path, mode: str, given: list[str]) -> bool:
+    """Whether the bundle makes images. InputError for flags of the other kind of bundles."""
+    from .exporter.bundle import Bundle
+    from .exporter.pipelines import makes_images
+
+    makes = makes_images(Bundle.open(path).manifest)
+    takes = {mode, "output", "batch", "seed", "dry_run", "backend", "precision", "trust_bundle", "lowering", "as_json"}
+    for name in given:
+        if makes and name not in takes | _DRAWING:
+            raise InputError(f"--{name.replace('_', '-')} does not go with a bundle that makes images.")
+        if not makes and (name in _DRAWING or (mode, name) == ("text", "output")):
+            raise InputError(f"--{name.replace('_', '-')} does not go with --{mode}, but where a bundle makes images.")
+    return makes
+
+
+def _run_images(path: Path, flags: dict[str, Any]) -> None:
+    from .exporter.make_images import image_requests, make_image, make_images
+    from .exporter.text_to_image import ImageSettings
+
+    asked = {"steps": flags["steps"], "guidance": flags["guidance"], "negative_text": flags["negative_text"]}
+    asked |= {"seed": flags["seed"], "height": flags["height"], "width": flags["width"]}
+    settings = ImageSettings(**{name: value for name, value in asked.items() if value is not None})
+    output = flags["output"]
+    backend = (flags["backend"], flags["precision"], flags["trust_bundle"], flags["lowering"], _note)
+    if flags["dry_run"]:
+        count = len(image_requests(flags["data"]))
+        if flags["as_json"]:
+            _print_json({"requests": count})
+        return _done(f"dry run: {flags['data']} holds {count} requests; no image was made")
+    if output is None:
+        raise InputError("this bundle makes images: give -o, a PNG file, or with --data a folder.")
+    if flags["text"] is not None:
+        made = make_image(path, flags["text"], output, settings, *backend)
+        if made["truncated"]:
+            click.echo("warning: the prompt was too long and lost its end", err=True)
+        if flags["as_json"]:
+            _print_json(made)
+        words = f"{made['width']} x {made['height']} pixels, {made['steps']} steps, seed {made['seed']}"
+        return _done(f"done: {output}, {words}")
+
+    def told(facts: Any) -> None:
+        for one in facts:
+            if one["truncated"]:
+                click.echo(f"warning: the prompt of {one['id']!r} was too long and lost its end", err=True)
+
+    count = make_images(path, flags["data"], output, settings, flags["batch"], *backend, told)
+    if flags["as_json"]:
+        _print_json({"output": str(output), "made": count})
+    _done(f"done: {count} images in {output}")
+
+
 def _run_text(path: Path, flags: dict[str, Any]) -> None:
     from .exporter.bundle import Bundle
+    from .exporter.pipelines import takes_labels
     from .exporter.run import run as answer_one
 
     bundle = Bundle.open(path)
     settings = _settings(bundle, flags)
     if flags["hint"] and not flags["choices"]:
         raise InputError("--hint goes with --choices.")
-    asked = (flags["text"], flags["image"], flags["choices"], flags["hint"] or "")
+    if flags["text"] is None and not takes_labels(bundle.manifest):
+        raise InputError(f"give --text: {path} is of {bundle.manifest['family']}, which answers a text about an image.")
+    asked = (flags["text"] or "", flags["image"], flags["choices"], flags["hint"] or "")
     backend = (flags["backend"], flags["precision"], flags["trust_bundle"])
-    others = (flags["image_2"], flags["lowering"], _note)
+    others: tuple[Any, ...] = (flags["image_2"], flags["lowering"], _note, _labels(flags))
     answer = answer_one(bundle, *asked, settings, *backend, *others)
     if answer.truncated:
         click.echo("warning: the prompt was too long and lost its end", err=True)
     if flags["as_json"]:
-        _print_json(vars(answer))
+        _print_json(answer.to_dict())
     elif answer.choice is not None and answer.choice >= 0:
         click.echo(f"{answer.text}  ({flags['choices'][answer.choice]})")
     else:
         click.echo(answer.text)
+        for label, share in answer.top:
+            click.echo(f"  {share:7.2%}  {label}")
     if answer.choice == -1:
         click.echo("note: the answer names none of the choices", err=True)
 
@@ -557,6 +643,7 @@ def _run_data(path: Path, flags: dict[str, Any]) -> None:
         flags["trust_bundle"],
         flags["lowering"],
         _note,
+        _labels(flags),
     )
     # Of the whole file, where an earlier run answered a part of it.
     dataset, answers = open_dataset(flags["data"]), {answer.id: answer for answer in read_answers(flags["output"])}
@@ -725,6 +812,8 @@ def plugin_build(
     from .plugins.build import build_plugin, plan_build
 
     asked = [arch for word in archs for arch in word.replace(",", " ").split()]
+    if archs and not asked:
+        raise InputError("--arch is empty: give compute capabilities, such as 80,90, or leave it out.")
     if dry_run:
         plan = plan_build(output, headers, asked, nvcc)
         if as_json:

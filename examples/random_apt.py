@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -102,17 +102,21 @@ def write_toml(folder: Path, family: str, task: str, tokenizer: str, classes: in
     return toml
 
 
-def command_line(description: str | None, presets: Mapping[str, Any], write: Callable[..., Path]) -> None:
-    """Folder, preset, task, seed, and a flag for every field of the presets' sizes."""
+def command_line(
+    description: str | None, presets: Mapping[str, Any], write: Callable[..., Path], tasks: Sequence[str] = TASKS
+) -> None:
+    """Folder, preset, task where there are several, seed, and a flag for every field of the presets' sizes."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--preset", choices=sorted(presets), default="odd")
-    parser.add_argument("--task", choices=TASKS, default="vqa")
+    if tasks:
+        parser.add_argument("--task", choices=tasks, default=tasks[0])
     parser.add_argument("--seed", type=int, default=0)
     sizes = type(presets["odd"])
-    for name in sizes.__dataclass_fields__:
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int)
+    for name, default in vars(presets["odd"]).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default))
     args = vars(parser.parse_args())
-    folder, preset, task, seed = (args.pop(name) for name in ("folder", "preset", "task", "seed"))
+    folder, preset, seed = (args.pop(name) for name in ("folder", "preset", "seed"))
+    task = [args.pop("task")] if tasks else []
     chosen = {name: value for name, value in args.items() if value is not None}
-    print(write(folder, sizes(**{**vars(presets[preset]), **chosen}), task, seed))
+    print(write(folder, sizes(**{**vars(presets[preset]), **chosen}), *task, seed))

@@ -1,7 +1,7 @@
 """Images and text -> a class or a score with the component `model` of a classifier (spec 4 and 5), over any Session."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,11 @@ import numpy as np
 
 from .data import Answer, Request
 from .encoder_tokenizer import EncoderTokenizer
-from .errors import InputError, VerdictError
+from .errors import InputError
 from .images import check_preprocessing, load_image, pixel_mask, preprocess
-from .pipeline import DEFAULT_BATCH, Settings
-from .session import Arrays, Session
+from .pipeline import Settings
+from .session import Arrays, Session, require_finite
+from .single_pass import single_passes
 
 MODEL = "model"
 
@@ -63,20 +64,9 @@ class Classifier:
 
     def batches(self, requests: Iterable[Request], settings: Settings | None = None) -> Iterator[list[Answer]]:
         """As `answer`, a batch at a time; requests are taken as they are needed."""
-        settings = settings or self.defaults
-        if settings.max_new_tokens != 1 or settings.temperature:
-            raise InputError("this model generates no text: leave max_new_tokens and temperature out.")
-        size = settings.batch or min(DEFAULT_BATCH, self.max_batch)
-        if size > self.max_batch:
-            raise InputError(f"batch is {size}; the model takes at most {self.max_batch}.")
-        source = iter(requests)
-        while batch := list(islice(source, size)):
+        for batch in single_passes(requests, settings or self.defaults, self.max_batch):
             outputs = self._session.run(MODEL, self.inputs(batch), [self.output])[self.output]
-            if not np.isfinite(outputs).all():
-                raise VerdictError(
-                    f"the model gave {self.output} that are not finite: its precision overflows on this input. "
-                    "Run `memvp-export check` on the bundle, or export it in another precision."
-                )
+            require_finite(outputs, f"the model gave {self.output}")
             yield [self._answer(*each) for each in zip(batch, outputs, strict=True)]
 
     def score(self, requests: Iterable[Request], settings: Settings | None = None) -> list[Answer]:
@@ -86,14 +76,7 @@ class Classifier:
     def inputs(self, requests: Sequence[Request]) -> Arrays:
         """What `model` takes for these requests: texts padded on the right, images with the mask of what they
         fill where the model takes one."""
-        rows = [self._fitted(self.tokenizer.encode(request.text)) for request in requests]
-        width = max(map(len, rows))
-        ids = np.full((len(rows), width), self.tokenizer.pad, np.int64)
-        mask = np.zeros((len(rows), width), np.int64)
-        for index, row in enumerate(rows):
-            ids[index, : len(row)] = row
-            mask[index, : len(row)] = 1
-        made = {"input_ids": ids, "attention_mask": mask}
+        made = self.tokenizer.batch([row for request in requests for row in self.texts(request)], self.max_sequence)
         paths = [self._paths(request) for request in requests]
         # In retrieval, one image is asked about many texts: it is read once a batch.
         pictures = {path: load_image(path) for path in dict.fromkeys(chain(*paths))}
@@ -105,9 +88,9 @@ class Classifier:
                 made[f"pixel_mask{suffix}"] = np.stack(masks)
         return {name: made[name] for name in self._inputs}
 
-    def _fitted(self, ids: list[int]) -> list[int]:
-        """What is too long loses its end, never its [SEP]."""
-        return ids if len(ids) <= self.max_sequence else [*ids[: self.max_sequence - 1], self.tokenizer.sep]
+    def texts(self, request: Request) -> list[list[int]]:
+        """The ids of what the model reads of a request, not cut."""
+        return [self.tokenizer.encode(request.text)]
 
     def _paths(self, request: Request) -> list[Path]:
         paths = [path for path in (request.image, request.image_2) if path is not None]
@@ -116,7 +99,7 @@ class Classifier:
         return paths
 
     def _answer(self, request: Request, outputs: np.ndarray) -> Answer:
-        truncated = len(self.tokenizer.encode(request.text)) > self.max_sequence
+        truncated = any(len(row) > self.max_sequence for row in self.texts(request))
         if self.scores:
             # The shortest decimal that is this float32: rankings need all of it.
             return Answer(request.id, str(outputs[0]), (), None, truncated)

@@ -21,7 +21,8 @@ _LINE_FORMAT = 1
 
 @dataclass(frozen=True)
 class Request:
-    """One thing to answer. text is the whole prompt; choices are only for scoring: the answer is one of their letters.
+    """One thing to answer. text is the whole prompt. choices are only for scoring, and the answer is one of their
+    letters; or they are labels that the image is compared with, and the text is a template around each.
 
     answer is what is expected, where that is known: a text, an index into choices, or several accepted texts.
     """
@@ -39,7 +40,8 @@ class Answer:
     """The answer to the request `id`: its text and token ids before the first EOS.
 
     choice is None where the request had no choices, -1 where the text names none of them (spec 1.6). truncated: the
-    prompt was too long and lost its tail.
+    prompt was too long and lost its tail. top: the most probable labels with their probabilities, of models that
+    compare an image with labels.
     """
 
     id: str
@@ -47,6 +49,11 @@ class Answer:
     ids: tuple[int, ...]
     choice: int | None = None
     truncated: bool = False
+    top: tuple[tuple[str, float], ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON data; `top` only where there is one."""
+        return {name: value for name, value in asdict(self).items() if name != "top" or value}
 
 
 def read_requests(path: Path | str) -> Iterator[Request]:
@@ -98,8 +105,8 @@ def _request(line: bytes, folder: Path) -> Request:
     if not data["id"]:
         raise InputError("the id is empty.")
     choices = _texts(data, "choices")
-    if choices is not None and not 1 <= len(choices) <= len(LETTERS):
-        raise InputError(f"'choices' has {len(choices)} entries; it may have 1 to {len(LETTERS)}.")
+    if choices is not None and not choices:
+        raise InputError("'choices' has 0 entries: name some, or leave it out.")
     return Request(
         id=data["id"],
         text=data["text"],
@@ -159,14 +166,29 @@ def _expected(data: Mapping[str, Any], choices: Sequence[str] | None) -> str | i
     return answer
 
 
+def require_letters(request: Request) -> None:
+    """InputError where a request has more choices than there are letters to answer by."""
+    if request.choices and len(request.choices) > len(LETTERS):
+        raise InputError(
+            f"the request {request.id!r} has {len(request.choices)} choices; answers by letter know {len(LETTERS)}."
+        )
+
+
 def read_json(path: Path) -> Any:
     """A whole JSON file. Raises InputError where it is missing or no JSON."""
     try:
-        return json.loads(path.read_bytes())
+        content = path.read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise InputError(f"{path} is not a file.") from error
     except OSError as error:
         raise EnvironmentLack(f"{path} cannot be read: {error.strerror}.") from error
+    return parse_json(content, path)
+
+
+def parse_json(content: str | bytes, path: Path) -> Any:
+    """The content of the file `path` as JSON. Raises InputError where it is none."""
+    try:
+        return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not whole JSON ({error}).") from error
 
@@ -177,13 +199,14 @@ def read_answers(path: Path | str) -> Iterator[Answer]:
     for number, line in _lines(path):
         try:
             yield _answer(line)
-        except (InputError, KeyError, TypeError) as error:
+        except (InputError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}:{number}: the line is no answer ({error}).") from error
 
 
 def _answer(line: bytes) -> Answer:
     data = _object(line)
-    answer = Answer(**{**data, "ids": tuple(data["ids"])})
+    top = tuple((str(label), float(share)) for label, share in data.get("top", ()))
+    answer = Answer(**{**data, "ids": tuple(data["ids"]), "top": top})
     if not isinstance(answer.id, str) or not isinstance(answer.text, str):
         raise InputError("its id or text is no string.")
     return answer
@@ -280,7 +303,7 @@ class AnswerFile:
     def write(self, answers: Iterable[Answer]) -> None:
         """Append a batch of answers and hand them to the system."""
         assert self._file is not None
-        lines = [json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in answers]
+        lines = [json.dumps(answer.to_dict(), ensure_ascii=False) + "\n" for answer in answers]
         try:
             self._file.write("".join(lines).encode())
             self._file.flush()
@@ -294,7 +317,7 @@ class AnswerFile:
         for line in self._file:
             try:
                 answer = _answer(line)
-            except (InputError, KeyError, TypeError):
+            except (InputError, KeyError, TypeError, ValueError):
                 break
             if not line.endswith(b"\n") or answer.id in self.done:
                 break

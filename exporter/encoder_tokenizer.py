@@ -1,14 +1,23 @@
-"""Text -> [CLS], token ids, [SEP], as encoders of BERT's kind take it, under the ids of the bundle's manifest entry."""
+"""Text -> [CLS], token ids, [SEP], as encoders of BERT's kind and CLIP's take it, under the ids of the bundle's
+manifest entry; CLIP calls the two its start and end of text."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .byte_bpe import open_byte_bpe
+from .clip_bpe import open_clip_bpe
 from .errors import InputError
+from .session import Arrays
 from .wordpiece import open_wordpiece
 
-_OPEN: dict[str, Callable[..., tuple[dict[str, Any], Any]]] = {"wordpiece": open_wordpiece, "byte-bpe": open_byte_bpe}
+_OPEN: dict[str, Callable[..., tuple[dict[str, Any], Any]]] = {
+    "wordpiece": open_wordpiece,
+    "byte-bpe": open_byte_bpe,
+    "clip-bpe": open_clip_bpe,
+}
 _FILES = ("file", "merges")
 _KEYS = {"file", "pieces", "prefix", "maximum", "cls", "sep", "pad", "unk"}
 
@@ -25,7 +34,9 @@ class EncoderTokenizer:
         files do not fit."""
         kind = entry.get("type")
         if kind not in _OPEN:
-            raise InputError(f"the manifest's tokenizer is of type {kind!r}; this model needs {' or '.join(_OPEN)}.")
+            *most, last = _OPEN
+            known = f"{', '.join(most)} or {last}"
+            raise InputError(f"the manifest's tokenizer is of type {kind!r}; this model needs {known}.")
         if missing := sorted(_KEYS - set(entry)):
             raise InputError(f"the manifest's tokenizer lacks {', '.join(missing)}.")
         files = {key: _inside(root, entry[key]) for key in _FILES if key in entry}
@@ -49,6 +60,17 @@ class EncoderTokenizer:
                 f"the text is not valid Unicode: it has half a surrogate pair at {error.start}."
             ) from error
         return [self.cls, *self._model.encode(self._prefix + text, add_special_tokens=False).ids, self.sep]
+
+    def batch(self, rows: Sequence[Sequence[int]], longest: int) -> Arrays:
+        """input_ids and attention_mask [B,T] int64 of rows that `encode` made, padded on the right to the longest; what
+        has more than `longest` ids loses its end, never its [SEP]."""
+        fitted = [row if len(row) <= longest else [*row[: longest - 1], self.sep] for row in rows]
+        width = max(map(len, fitted))
+        ids, mask = np.full((len(rows), width), self.pad, np.int64), np.zeros((len(rows), width), np.int64)
+        for index, row in enumerate(fitted):
+            ids[index, : len(row)] = row
+            mask[index, : len(row)] = 1
+        return {"input_ids": ids, "attention_mask": mask}
 
 
 def _inside(root: Path, name: Any) -> Path:

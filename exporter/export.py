@@ -16,8 +16,9 @@ from .graphs.trace import trace
 from .models.component import Component, Port, constants_of
 from .models.family import Model
 from .models.reference import TorchReference
-from .parity.samples import bundled_requests, images_needed, write_samples
-from .pipelines import pipeline_from
+from .parity.latents import write_image_samples
+from .parity.samples import bundled_requests, needs_of, write_samples
+from .pipelines import makes_images, pipeline_from
 from .plan import plan_export, require_room
 from .progress import Progress
 
@@ -49,7 +50,7 @@ def export_onnx(
     for note in model.notes:
         progress.note(note)
     with new_bundle(Path(output), overwrite) as writer, _source_digests(model) as digests:
-        requests = bundled_requests(samples, writer, images_needed(model.components)) if golden else []
+        requests = bundled_requests(samples, writer, needs_of(model.components, model.labels)) if golden else []
         tensors = {**model.weights, **constants_of(model.components)}
         components = {
             part.name: _export_component(part, tensors, precision, opset, plan.keep_fp32[part.name], writer, progress)
@@ -66,6 +67,8 @@ def export_onnx(
             "generation": None if model.generation is None else dict(model.generation),
             "labels": model.labels,
             "memory": dict(model.memory),
+            **({"similarity": dict(model.similarity)} if model.similarity else {}),
+            **({"scheduler": _copy_scheduler(model.scheduler, writer)} if model.scheduler else {}),
             "components": components,
             "engines": [],
             "samples": None,
@@ -73,8 +76,11 @@ def export_onnx(
         if golden:
             with progress.stage("golden samples"):
                 reference = TorchReference(model.components, model.reference_weights)
-                pipeline = pipeline_from(reference, manifest, writer.root, "fp32")
-                manifest["samples"] = write_samples(reference, model.components, pipeline, requests, writer)
+                if makes_images(manifest):
+                    manifest["samples"] = write_image_samples(reference, model.components, manifest, requests, writer)
+                else:
+                    pipeline = pipeline_from(reference, manifest, writer.root, "fp32")
+                    manifest["samples"] = write_samples(reference, model.components, pipeline, requests, writer)
         with progress.stage("hash the source"):
             manifest["sources"] = digests.result()
         writer.write_manifest(manifest)
@@ -115,6 +121,13 @@ def _copy_tokenizer(model: Model, writer: BundleWriter) -> dict[str, Any]:
         shutil.copyfile(model.tokenizer_files[key], writer.path(name))
         writer.record(name)
     return {**model.tokenizer, **names}
+
+
+def _copy_scheduler(path: Path, writer: BundleWriter) -> str:
+    name = f"scheduler/{path.name}"
+    shutil.copyfile(path, writer.path(name))
+    writer.record(name)
+    return name
 
 
 @contextmanager

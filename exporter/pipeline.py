@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from .data import LETTERS, Answer, Request
-from .errors import InputError, VerdictError
+from .data import LETTERS, Answer, Request, require_letters
+from .errors import InputError
 from .images import check_preprocessing, load_image, preprocess
 from .kv_cache import KVCache, pieces
-from .session import Arrays, Session
+from .session import Arrays, Session, require_finite
 from .tokenization import Tokenizer
 
 DEFAULT_BATCH = 8
@@ -128,6 +128,10 @@ class Pipeline:
             raise InputError(f"the request {without[0]!r} has no choices to score.")
         return self.answer(requests, replace(settings or self.defaults, max_new_tokens=1, temperature=0.0))
 
+    def texts(self, request: Request) -> list[list[int]]:
+        """The ids of what the model reads of a request, not cut."""
+        return [self.tokenizer.encode(request.text)]
+
     def _check_length(self, settings: Settings) -> None:
         if settings.max_new_tokens >= self.max_sequence:
             raise InputError(
@@ -138,6 +142,8 @@ class Pipeline:
             raise InputError("the decoder was built for a single pass, without caches: max_new_tokens must be 1.")
 
     def _answer_batch(self, requests: Sequence[Request], settings: Settings) -> list[Answer]:
+        for request in requests:
+            require_letters(request)
         room = self.max_sequence - settings.max_new_tokens
         rows = [self.tokenizer.encode(request.text) for request in requests]
         if empty := [request.id for request, row in zip(requests, rows, strict=True) if not row]:
@@ -255,11 +261,7 @@ def next_tokens(logits: np.ndarray, settings: Settings, generators: Sequence[np.
 
     logits [B,V] float. Raises VerdictError where they are not finite, as in a half type that overflowed.
     """
-    if not np.isfinite(logits).all():
-        raise VerdictError(
-            "the decoder gave logits that are not finite: its precision overflows on this input. "
-            "Run `memvp-export check` on the bundle, or export it in another precision."
-        )
+    require_finite(logits, "the decoder gave logits")
     if settings.temperature == 0:
         return logits.argmax(-1).astype(np.int64)
     drawn = [_draw(row, settings, generator) for row, generator in zip(logits, generators, strict=True)]

@@ -13,8 +13,10 @@ from .graphs.trace import check_opset, default_opset
 from .keep_fp32 import is_kept, patterns_of
 from .models.family import Model, load
 from .parity.golden import golden_bytes
-from .parity.samples import chosen_requests, images_needed
+from .parity.latents import STEPS
+from .parity.samples import chosen_requests, needs_of
 from .precisions import ITEM_SIZE
+from .scheduler import make_scheduler, read_scheduler
 
 # Beside weights and golden samples: graphs, pictures, tokenizer and reports.
 HEADROOM = 64 << 20
@@ -80,7 +82,9 @@ def plan_export(
     model = load(source)
     if samples is not None:
         # Before the long work: what is wrong with the samples is wrong from the start.
-        chosen_requests(samples, images_needed(model.components))
+        chosen_requests(samples, needs_of(model.components, model.labels))
+    if golden and model.scheduler is not None:
+        make_scheduler(read_scheduler(model.scheduler), STEPS)
     precision = precision or model.precision
     opset = opset or default_opset(precision)
     check_opset(opset, precision)

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 
 from .bundle import Bundle
-from .data import LETTERS, Answer, AnswerFile, Request, image_states
+from .data import Answer, AnswerFile, Request, image_states
 from .datasets import open_dataset
 from .engines.session import TensorRTSession
 from .errors import EnvironmentLack, InputError
 from .onnx_session import OnnxSession
 from .pipeline import Settings
-from .pipelines import AnyPipeline, pipeline_from
+from .pipelines import AnyPipeline, pipeline_from, takes_labels
 from .scienceqa import prompt
 from .session import Arrays, Session
 from .whole_file import whole_file
@@ -60,11 +60,18 @@ def open_pipeline(
     trust_bundle: bool = False,
     lowering: str | None = None,
     note: Note = lambda words: None,
+    labels: Sequence[str] | None = None,
 ) -> AnyPipeline:
-    """Image and text to answer, over `open_session`."""
+    """Image and text to answer, over `open_session`. labels take the place of the bundle's own; InputError where the
+    model compares an image with none."""
+    if labels is not None and not takes_labels(bundle.manifest):
+        family = bundle.manifest["family"]
+        raise InputError(f"labels go with models that compare an image with them; {bundle.root} is of {family}.")
     session = open_session(bundle, backend, precision, trust_bundle, lowering, note)
     plain = bundle.plain_precision(precision)
-    return pipeline_from(session, manifest_as_run(bundle, session), bundle.root, precision=plain)
+    manifest = manifest_as_run(bundle, session)
+    own = manifest if labels is None else {**manifest, "labels": list(labels)}
+    return pipeline_from(session, own, bundle.root, precision=plain)
 
 
 def run(
@@ -80,19 +87,21 @@ def run(
     image_2: Path | str | None = None,
     lowering: str | None = None,
     note: Note = lambda words: None,
+    labels: Sequence[str] | None = None,
 ) -> Answer:
     """The answer to one question. Without an image the indicator is 0; image_2 is the second one of models that compare
     two. With choices, text is the question of the official ScienceQA prompt with `hint`, and one greedy token is
-    scored.
+    scored. A model that compares an image with labels takes `labels`, else its bundle's, each within the template
+    `text`, or its own where that is empty.
 
     settings None: the bundle's own generation settings. lowering and note: see `open_session`. Raises InputError
     for an unreadable image or wrong use.
     """
-    if choices and len(choices) > len(LETTERS):
-        raise InputError(f"there are {len(choices)} choices; answers by letter know {len(LETTERS)}.")
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    pipeline = open_pipeline(bundle, backend, precision, trust_bundle, lowering, note)
+    if choices and takes_labels(bundle.manifest):
+        raise InputError("this model compares an image with labels: give these as labels, not as choices.")
     text = prompt(text, hint, list(choices)) if choices else text
+    pipeline = open_pipeline(bundle, backend, precision, trust_bundle, lowering, note, labels)
     first, second = (Path(path) if path else None for path in (image, image_2))
     request = Request("1", text, first, second, tuple(choices) if choices else None)
     (answer,) = pipeline.score([request], settings) if choices else pipeline.answer([request], settings)
@@ -111,15 +120,16 @@ def run_file(
     trust_bundle: bool = False,
     lowering: str | None = None,
     note: Note = lambda words: None,
+    labels: Sequence[str] | None = None,
 ) -> int:
     """Answer every request of `data` (see `open_dataset`) into `output`; returns how many were answered now.
 
     A run that was killed goes on where it was, unless resume is False; one that was finished is answered again.
-    Another bundle, precision, backend, lowering, data file, image (by path, size and time of change) or setting starts
-    anew. answered is told of every batch.
+    Another bundle, precision, backend, lowering, data file, image (by path, size and time of change), set of labels or
+    setting starts anew. answered is told of every batch. labels: see `run`; a request's choices go before.
     """
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    pipeline = open_pipeline(bundle, backend, precision, trust_bundle, lowering, note)
+    pipeline = open_pipeline(bundle, backend, precision, trust_bundle, lowering, note, labels)
     dataset = open_dataset(data)
     settings = dataset.settings(settings or pipeline.defaults)
     identity = {
@@ -128,6 +138,7 @@ def run_file(
         "backend": backend,
         "images": image_states(dataset.requests()),
         **({"lowering": lowering} if lowering else {}),
+        **({"labels": list(labels)} if labels is not None else {}),
     }
     with AnswerFile(output, dataset.files, bundle.manifest["digest"], identity, resume) as file:
         count = 0

@@ -29,7 +29,10 @@ class Accuracy:
 
 
 def prompt(question: str, context: str, choices: list[str], caption: str = "") -> str:
-    """The official prompt, up to and with "The answer is" (spec 1.6). context is the problem's hint."""
+    """The official prompt, up to and with "The answer is" (spec 1.6). context is the problem's hint. Raises InputError
+    for more choices than letters."""
+    if len(choices) > len(LETTERS):
+        raise InputError(f"there are {len(choices)} choices; answers by letter know {len(LETTERS)}.")
     told = f"{context} {caption}".strip() or "N/A"
     options = " ".join(f"({letter}) {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
     asked = f"Question: {question}\nContext: {told}\nOptions: {options}\nResponse:"

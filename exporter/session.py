@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from .errors import InputError
+from .errors import InputError, VerdictError
 
 Arrays = dict[str, np.ndarray]
 
@@ -31,6 +31,17 @@ class Timing:
     h2d: float
     gpu: float
     d2h: float
+
+
+def require_finite(values: np.ndarray, gave: str) -> np.ndarray:
+    """The values. Raises VerdictError, which begins with `gave` such as "the model gave logits", where one is not
+    finite."""
+    if not np.isfinite(values).all():
+        raise VerdictError(
+            f"{gave} that are not finite: its precision overflows on this input. Run `memvp-export check` on the "
+            "bundle, or export it in another precision."
+        )
+    return values
 
 
 def cast_input(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:

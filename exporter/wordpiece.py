@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import EnvironmentLack, InputError
+from .errors import InputError
+from .small_text import read_small_text
 
-_LARGEST = 64 << 20
 _SPECIAL = {"cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "unk": "[UNK]"}
 
 
@@ -33,16 +33,7 @@ def _description(vocabulary: Mapping[str, int], lowercase: bool) -> dict[str, An
 def read_vocabulary(path: Path) -> dict[str, int]:
     """token -> id of a vocab.txt: one token a line, ids from 0. Raises InputError for a file that is missing, no text,
     or that lacks a special token or has one twice."""
-    try:
-        if path.is_file() and path.stat().st_size > _LARGEST:
-            raise InputError(f"{path} is no vocab.txt: it has more than {_LARGEST >> 20} MiB.")
-        tokens = path.read_text(encoding="utf-8").splitlines()
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise InputError(f"the tokenizer {path} is not a file. Give BERT's vocab.txt.") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"the tokenizer {path} is no text. Give BERT's vocab.txt.") from error
-    except OSError as error:
-        raise EnvironmentLack(f"the tokenizer {path} cannot be read: {error.strerror}.") from error
+    tokens = read_small_text(path, "vocab.txt", "Give BERT's vocab.txt.").splitlines()
     vocabulary = {token: index for index, token in enumerate(tokens)}
     if missing := [token for token in _SPECIAL.values() if token not in vocabulary]:
         raise InputError(f"{path} is no vocab.txt of BERT: it lacks {', '.join(missing)}.")

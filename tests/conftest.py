@@ -90,7 +90,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     """Run a command line in this process; whatever it says must be no traceback, and one error where it failed."""
     from memvp_export import cli
 
-    numbers = (signal.SIGTERM, signal.SIGALRM)
+    numbers = (signal.SIGTERM, signal.SIGALRM, signal.SIGHUP)
     handlers = [signal.getsignal(number) for number in numbers]
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from ..bundle import Bundle
 from ..dims import length
+from ..engines.profiles import SIDES
 from ..kv_cache import KVCache, is_past, pieces
 from ..parity.samples import read_cases
 from ..precisions import DTYPES
@@ -36,6 +37,8 @@ def inputs_of(
     columns after `past` ones, no padding, logits of the last column. Golden rows are repeated to fill the batch."""
     random = np.random.default_rng(_SEED)
     sizes = dict.fromkeys(component["ranges"], 1)
+    # An image that is made is measured at its largest size.
+    sizes |= {side: component["ranges"][side][1] for side in SIDES if side in sizes}
     sizes |= {"batch": load.batch, "sequence": columns, "past_sequence": past, "positions": 1}
     vocab = next((port["dims"][-1] for port in component["outputs"] if port["name"] == "logits"), 2)
     made: Arrays = {}

@@ -11,6 +11,7 @@ from ..errors import InputError
 from .huggingface_clip import HEAD_WIDTH, read_huggingface_tower
 from .lazy import LazyTensor
 from .matching import count_numbered, match, some
+from .openai_clip import refuse_resnet
 from .torch_file import flatten_module, read_torch_file
 
 BLOCKS = "visual.transformer.resblocks."
@@ -54,8 +55,7 @@ def read_clip_tower(path: Path) -> ClipCheckpoint:
 
 
 def _checkpoint(found: Mapping[str, LazyTensor], where: str, files: list[Path]) -> ClipCheckpoint:
-    if any(name.startswith(("visual.layer1.", "visual.attnpool.")) for name in found):
-        raise InputError(f"{where} is a ResNet CLIP; MemVP needs a ViT, such as ViT-L-14.pt.")
+    refuse_resnet(found, where, "ViT-L-14.pt")
     width, _, patch, _ = _shape(found, "visual.conv1.weight", 4, where)
     rows, _ = _shape(found, "visual.positional_embedding", 2, where)
     grid = math.isqrt(max(rows - 1, 0))

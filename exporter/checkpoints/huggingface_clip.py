@@ -4,13 +4,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .json_file import integer, number, read_object
+from .json_file import check_sizes, integer, number, read_object
 from .lazy import LazyTensor, concatenated
 from .matching import count_numbered, match
 from .safetensors_folder import read_safetensors_folder
 
 HEAD_WIDTH = 64
 NORM_EPS = 1e-5
+# What transformers takes where a config does not say.
+IMAGE_HEADS, TEXT_HEADS = 12, 8
 PREFIX = "vision_model."
 LAYERS = "encoder.layers."
 IGNORED = (
@@ -94,13 +96,10 @@ def _check_sizes(found: dict[str, LazyTensor], config: dict[str, Any], path: Pat
     conv = found.get("embeddings.patch_embedding.weight")
     if conv and len(conv.shape) == 4:
         tensors |= {"hidden_size": conv.shape[0], "patch_size": conv.shape[2]}
-        heads = integer(config, "num_attention_heads", path, conv.shape[0] // HEAD_WIDTH)
+        heads = integer(config, "num_attention_heads", path, IMAGE_HEADS)
         if heads * HEAD_WIDTH != conv.shape[0]:
             raise InputError(
                 f"{path}: {heads} heads on a width of {conv.shape[0]}; CLIP's heads are {HEAD_WIDTH} wide."
             )
     # A nested vision_config leaves out what equals the defaults of transformers.
-    claims = {key: integer(config, key, path, size) for key, size in tensors.items()}
-    wrong = [f"{key} is {claims[key]}, the tensors have {size}" for key, size in tensors.items() if claims[key] != size]
-    if wrong:
-        raise InputError(f"{path} and the weights beside it are of different models: {'; '.join(wrong)}.")
+    check_sizes(config, tensors, path)

@@ -1,5 +1,6 @@
 """JSON files that lie beside weights: configs and indexes, read with messages instead of tracebacks."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,14 @@ def number(data: dict[str, Any], key: str, path: Path, default: Any = REQUIRED) 
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
         raise InputError(f"{path}: {key} is {value!r}, expected a number above 0.")
     return float(value)
+
+
+def check_sizes(config: dict[str, Any], sizes: Mapping[str, int], path: Path) -> None:
+    """InputError where a config says other sizes than `sizes`, those of the tensors beside it."""
+    claims = {key: integer(config, key, path, size) for key, size in sizes.items()}
+    wrong = [f"{key} is {claims[key]}, the tensors have {size}" for key, size in sizes.items() if claims[key] != size]
+    if wrong:
+        raise InputError(f"{path} and the weights beside it are of different models: {'; '.join(wrong)}.")
 
 
 def _value(data: dict[str, Any], key: str, path: Path, default: Any) -> Any:

@@ -38,6 +38,16 @@ class LazyTensor:
         """The same values in row-major order under another shape."""
         return self.mapped(shape, lambda tensor: tensor.reshape(shape))
 
+    def rows(self, start: int, stop: int) -> "LazyTensor":
+        """The slice `[start:stop]` of the first axis; no more than it is read where the file allows that."""
+        load_rows = self.load_rows
+
+        def load() -> Tensor:
+            return self.load()[start:stop].clone() if load_rows is None else load_rows(start, stop)
+
+        shape = (stop - start, *self.shape[1:])
+        return replace(self, shape=shape, load=load, load_rows=None)
+
     def mapped(self, shape: tuple[int, ...], change: Callable[[Tensor], Tensor]) -> "LazyTensor":
         """`change` applied to the tensor whenever it is loaded; it keeps the dtype and gives `shape`."""
         return replace(self, shape=shape, load=lambda: change(self.load()), load_rows=None)

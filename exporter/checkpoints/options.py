@@ -68,8 +68,24 @@ FAMILIES: dict[str, Family] = {
             "max_batch": Option(64, 1, 1 << 12),
         },
     ),
-    "apt-clip": Family(),
-    "apt-stable-diffusion": Family(),
+    "apt-clip": Family(
+        tasks=("labels",),
+        files=("base", "checkpoint", "tokenizer"),
+        optional=("labels",),
+        options={
+            "template": Option("a photo of a {}."),
+            "max_batch": Option(64, 1, 1 << 12),
+        },
+    ),
+    "apt-stable-diffusion": Family(
+        tasks=("text-to-image",),
+        files=("base", "checkpoint"),
+        options={
+            "image_size": Option([0, 0], 0, 1 << 13),
+            "max_image_side": Option(0, 0, 1 << 13),
+            "max_batch": Option(16, 1, 1 << 12),
+        },
+    ),
 }
 
 

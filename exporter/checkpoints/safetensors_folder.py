@@ -1,4 +1,5 @@
-"""Hugging Face folders: model.safetensors, or shards under an index, as lazy tensors by name."""
+"""Hugging Face folders: model.safetensors, or shards under an index, as lazy tensors by name. diffusers calls the same
+files diffusion_pytorch_model.*, and either may have a variant in half precision, *.fp16.*."""
 
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -11,8 +12,7 @@ from .json_file import read_object
 from .lazy import LazyTensor
 from .matching import some
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+STEM = "model"
 DTYPES = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
@@ -27,22 +27,27 @@ DTYPES = {
 }
 
 
-def read_safetensors_folder(folder: Path) -> tuple[dict[str, LazyTensor], list[Path]]:
-    """All tensors of a folder by name, and the files they are in (the index among them).
+def read_safetensors_folder(folder: Path, stem: str = STEM) -> tuple[dict[str, LazyTensor], list[Path]]:
+    """All tensors of a folder by name, and the files they are in (the index among them). stem is how their names begin;
+    those in half precision are taken where there are no others.
 
     InputError for a missing or damaged shard, an index that names a file outside the folder, and a tensor that the
     index lists and no shard holds.
     """
-    single, index = folder / SINGLE, folder / INDEX
-    if single.is_file():
-        return read_safetensors_file(single), [single]
-    if index.is_file():
-        return _read_shards(folder, index)
+    for variant in ("", ".fp16"):
+        single = folder / f"{stem}{variant}.safetensors"
+        index = folder / f"{stem}.safetensors.index{variant}.json"
+        if single.is_file():
+            return read_safetensors_file(single), [single]
+        if index.is_file():
+            return _read_shards(folder, index)
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder.")
-    hint = f"It needs {SINGLE}, or {INDEX} with its shards."
-    if any(folder.glob("pytorch_model*.bin")):
-        hint += " It has PyTorch .bin files: load the model with transformers and save it with save_pretrained()."
+    hint = f"It needs {stem}.safetensors, or {stem}.safetensors.index.json with its shards."
+    if any(folder.glob("*pytorch_model*.bin")):
+        hint += (
+            " It has PyTorch .bin files: load the model with transformers or diffusers and use its save_pretrained()."
+        )
     raise InputError(f"{folder} holds no safetensors weights. {hint}")
 
 
@@ -93,10 +98,10 @@ def _read_shards(folder: Path, index: Path) -> tuple[dict[str, LazyTensor], list
         raise InputError(f"{index} names a file outside its folder: {outside[0]!r}. Do not use this model.")
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise InputError(f"{folder} lacks {some(missing)}, which {INDEX} lists. Download all shards.")
+        raise InputError(f"{folder} lacks {some(missing)}, which {index.name} lists. Download all shards.")
     files = {name: folder / name for name in names}
     shards = {name: read_safetensors_file(path) for name, path in files.items()}
     absent = [f"{key} (in {name})" for key, name in shard_of.items() if key not in shards[name]]
     if absent:
-        raise InputError(f"{folder}: tensors that {INDEX} lists are not in their file: {some(absent)}.")
+        raise InputError(f"{folder}: tensors that {index.name} lists are not in their file: {some(absent)}.")
     return {key: shards[name][key] for key, name in shard_of.items()}, [index, *files.values()]

@@ -10,7 +10,7 @@ that. So `prefill` takes half of all columns as new ones after a past of the oth
 it in pieces. Static buffers are of one size, and take whole sequences.
 
 What an engine is tuned for (opt), unless shapes say otherwise: half the largest batch; 64 columns in prefill, after no
-past; a past half full in decode; the logits of one column.
+past; a past half full in decode; the logits of one column; the largest size of an image that it makes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,6 +22,8 @@ from ..errors import InputError
 from .shape_texts import Shapes
 
 BATCH, SEQUENCE, PAST, POSITIONS = "batch", "sequence", "past_sequence", "positions"
+# Of images that are made: the largest size is the usual one.
+SIDES = ("height", "width")
 # More is for who asks for it: memory for activations is set aside for the largest batch.
 DEFAULT_BATCH = 8
 _COMMON_SEQUENCE = 64
@@ -155,6 +157,8 @@ def _common(profile: str, name: str, highest: int) -> int:
         return highest // 2 if profile == "decode" else 0
     if name == POSITIONS:
         return 1
+    if name in SIDES:
+        return highest
     return min(_COMMON_SEQUENCE, highest) if name.endswith(SEQUENCE) else -(-highest // 2)
 
 
@@ -189,12 +193,14 @@ def _sizes(shapes: Shapes, inputs: Sequence[Mapping[str, Any]], which: str) -> S
         equations += [(terms(dim), size, text) for dim, size in zip(dims, shape, strict=True) if isinstance(dim, str)]
     sizes: Sizes = {}
     # Single names first: they decide what is left of a sum.
-    for parts, size, text in sorted(equations, key=lambda equation: len(equation[0])):
+    for parts, size, text in sorted(equations, key=lambda equation: len({*equation[0]})):
         open_terms = [term for term in parts if term not in sizes]
         rest = size - sum(sizes[term] for term in parts if term in sizes)
-        if len(open_terms) > 1:
+        if len({*open_terms}) > 1:
             raise InputError(f"{text} gives {' + '.join(parts)} only as a sum: give an input with {parts[-1]} too.")
         if rest != 0 if not open_terms else rest < 0:
             raise InputError(f"{text} does not agree with the other shapes on {' + '.join(parts)}.")
-        sizes |= dict.fromkeys(open_terms, rest)
+        if open_terms and rest % len(open_terms):
+            raise InputError(f"{text}: {size} is no multiple of {len(open_terms)}, which this model takes.")
+        sizes |= {term: rest // len(open_terms) for term in open_terms}
     return sizes

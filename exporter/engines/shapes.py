@@ -69,8 +69,10 @@ def lengths_of(ports: Sequence[Mapping[str, Any]], shapes: Shapes) -> dict[str, 
     sums = []
     for port in ports:
         for length, dim in zip(shapes.get(port["name"], ()), port["dims"], strict=False):
-            if len(parts := terms(dim)) == 1:
-                found.setdefault(parts[0], length)
+            parts = terms(dim)
+            if len({*parts}) == 1:
+                # What is no multiple leaves a rest, and so another shape than was given.
+                found.setdefault(parts[0], length // len(parts))
             elif parts:
                 sums.append((parts, length))
     for parts, length in sums:

@@ -14,9 +14,9 @@ from .tensorrt_module import MODULES
 PUBLISHED_OPERATORS = frozenset(
     {
         *("Add", "And", "Cast", "CastLike", "Concat", "Constant", "Conv", "Cos", "Equal", "Expand", "Gather"),
-        *("GatherND", "Gelu", "LessOrEqual", "MatMul", "Mul", "Not", "Pad", "Range", "Reciprocal", "ReduceMax"),
-        *("ReduceMean", "ReduceSum", "Relu", "Reshape", "Shape", "Sigmoid", "Sin", "Slice", "Softmax", "Split"),
-        *("Sqrt", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze", "Where"),
+        *("Div", "GatherND", "Gelu", "InstanceNormalization", "LessOrEqual", "MatMul", "Mul", "Not", "Pad", "Range"),
+        *("Reciprocal", "ReduceMax", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Resize", "Shape", "Sigmoid", "Sin"),
+        *("Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze", "Where"),
     }
 )
 

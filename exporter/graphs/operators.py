@@ -14,8 +14,8 @@ import torch
 from onnx import helper
 from onnxscript.values import Opset
 
-# Importing `layers` and `memory` defines the torch operators that are translated here.
-from ..models import layers, memory  # noqa: F401
+# Importing these defines the torch operators that are translated here.
+from ..models import layers, memory, resnet  # noqa: F401
 
 DOMAIN = "memvp"
 VERSION = 1
@@ -46,7 +46,21 @@ def translation_table(opset: int) -> dict[Callable[..., Any], Callable[..., Any]
         last = standard.Constant(value_ints=[-1])
         return standard.GatherND(hidden, standard.Unsqueeze(positions, last), batch_dims=1)
 
+    def group_norm(x, weight, bias, groups, eps):  # type: ignore[no-untyped-def]
+        # The mean and variance of a group are those of an instance whose channel is all of the group.
+        ones, zeros = (standard.Constant(value_floats=[value] * groups) for value in (1.0, 0.0))
+        grouped = standard.Reshape(x, standard.Constant(value_ints=[0, groups, -1]))
+        normed = standard.InstanceNormalization(grouped, ones, zeros, epsilon=eps)
+        axes = standard.Constant(value_ints=[1, 2])
+        scaled = standard.Mul(standard.Reshape(normed, standard.Shape(x)), standard.Unsqueeze(weight, axes))
+        return standard.Add(scaled, standard.Unsqueeze(bias, axes))
+
+    def halve(x, weight, bias):  # type: ignore[no-untyped-def]
+        return standard.Conv(x, weight, bias, pads=[1, 1, 1, 1], strides=[2, 2])
+
     return {
+        torch.ops.memvp.group_norm.default: group_norm,
+        torch.ops.memvp.halve.default: halve,
         torch.ops.memvp.visual_memory_ffn.default: visual_memory_ffn,
         torch.ops.memvp.approximated_prompt.default: approximated_prompt,
         torch.ops.memvp.select_positions.default: select_positions,

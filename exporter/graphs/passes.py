@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import onnx_ir as ir
 
@@ -40,6 +40,14 @@ def _swaps_two_axes(node: ir.Node) -> bool:
     )
 
 
+def name_symbols(model: ir.Model, names: Mapping[str, str]) -> None:
+    """Write names in place of the tracer's symbols everywhere but in the graph's inputs and outputs."""
+    for node in model.graph:
+        for value in node.outputs:
+            if value.shape is not None and value not in model.graph.outputs:
+                value.shape = ir.Shape([dim if isinstance(dim, int) else _renamed(dim, names) for dim in value.shape])
+
+
 def name_dynamic_dims(model: ir.Model, component: Component) -> None:
     """Write the component's dimension names into the graph's inputs and outputs, and in place of the tracer's symbols
     everywhere else."""
@@ -50,25 +58,16 @@ def name_dynamic_dims(model: ir.Model, component: Component) -> None:
             assert value.shape is not None
             for traced, declared in zip(value.shape, port.dims, strict=True):
                 if isinstance(declared, str):
-                    names.setdefault(*_named(_symbol(traced), declared))
+                    names.setdefault(_symbol(traced), declared)
             value.shape = ir.Shape(list(port.dims))
-    for node in model.graph:
-        for value in node.outputs:
-            if value.shape is not None and value not in model.graph.outputs:
-                value.shape = ir.Shape([dim if isinstance(dim, int) else _renamed(dim, names) for dim in value.shape])
-
-
-def _named(traced: str, declared: str) -> tuple[str, str]:
-    """A symbol and its name: where both are the same multiple, those of what is multiplied."""
-    times, _, symbol = traced.rpartition("*")
-    return (symbol, declared.removeprefix(f"{times}*")) if declared.startswith(f"{times}*") else (traced, declared)
+    name_symbols(model, names)
 
 
 def _symbol(dim: int | ir.SymbolicDim) -> str:
     return str(dim.value) if isinstance(dim, ir.SymbolicDim) else str(dim)
 
 
-def _renamed(dim: ir.SymbolicDim, names: dict[str, str]) -> ir.SymbolicDim:
+def _renamed(dim: ir.SymbolicDim, names: Mapping[str, str]) -> ir.SymbolicDim:
     """A symbol, or an expression of symbols such as "s15 + s24"; what has no name keeps none."""
     if dim.value is None:
         return dim

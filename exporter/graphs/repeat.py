@@ -19,7 +19,7 @@ _NONE = -1
 
 
 def repeat_middle(model: ir.Model, stems: Sequence[str], count: int) -> bool:
-    """Copy the middle one of three layers until there are `count`, and say whether that could be done.
+    """Copy the middle one of three layers until there are `count`, more than three, and say whether that could be done.
 
     Weights, inputs and outputs of layer i are named `<stem>.<i>.<rest>` with any of `stems`. The new weights are added
     after all others; inputs and outputs too: `put_in_order` has the last word.
@@ -45,12 +45,17 @@ def put_in_order(model: ir.Model, weights: Sequence[str], inputs: Sequence[str],
         ports.extend(found[name] for name in names)
 
 
+def numbered(stems: Sequence[str]) -> re.Pattern[str]:
+    """Matches `<stem>.<i>.<rest>` with any of the stems: stem, i and rest."""
+    return re.compile(rf"({'|'.join(map(re.escape, stems))})\.(\d+)\.(.+)")
+
+
 class _Layers:
     """The nodes of a graph with three layers, by layer."""
 
     def __init__(self, model: ir.Model, stems: Sequence[str]) -> None:
         self._graph = model.graph
-        self._named = re.compile(rf"({'|'.join(map(re.escape, stems))})\.(\d+)\.(.+)")
+        self._named = numbered(stems)
         # Values without an entry belong to no layer.
         self._layer: dict[ir.Value, int] = {}
         for value in (*self._graph.initializers.values(), *self._graph.inputs):
@@ -66,29 +71,52 @@ class _Layers:
 
     def carried(self) -> dict[ir.Value, ir.Value] | None:
         """What the middle layer takes of the first, each with what of itself the next layer takes in its place; None
-        where the two are not the same, or the last takes what the middle does not hand on."""
-        first, middle = self._nodes[_FIRST], self._nodes[_MIDDLE]
+        where the three are not the same, or more is taken of the middle layer than the next one takes."""
+        first, middle, last = self._nodes
         if len(first) != len(middle) or not self._in_one_piece():
             return None
         ahead = self._renamed(_FIRST, _MIDDLE)
-        entering: dict[ir.Value, ir.Value] = {}
-        for node, other in zip(first, middle, strict=True):
+        entering = self._entering(_FIRST, first, middle, ahead)
+        # Behind its weights the last layer goes on with what follows all layers, in place of the next one.
+        own = set(self._own(_MIDDLE))
+        end = 1 + max(i for i, node in enumerate(middle) if not own.isdisjoint(node.inputs))
+        following = self._entering(_MIDDLE, middle[:end], last[:end], self._renamed(_MIDDLE, _LAST))
+        if not entering or following is None:
+            return None
+        carried = {value: ahead[value] for value in entering}
+        taken = {value for node in last for value in node.inputs if self._of(value) in (_FIRST, _MIDDLE)}
+        outputs = [value for value in self._graph.outputs if self._of(value) == _MIDDLE]
+        if (
+            any(carried.get(before) is not value for value, before in following.items())
+            or not taken <= {*carried.values()}
+            or not all(self._named.fullmatch(value.name or "") for value in outputs)
+        ):
+            return None
+        return carried
+
+    def _entering(
+        self, layer: int, nodes: Sequence[ir.Node], others: Sequence[ir.Node], ahead: dict[ir.Value, ir.Value]
+    ) -> dict[ir.Value, ir.Value] | None:
+        """What `others`, of the next layer, take of this one, each with what `nodes` take of the layer before in its
+        place; None where the two differ. ahead has the weights and inputs of this layer with those of the next, and
+        gets their results."""
+        found: dict[ir.Value, ir.Value] = {}
+        if len(nodes) != len(others):
+            return None
+        for node, other in zip(nodes, others, strict=True):
             if not _alike(node, other):
                 return None
             for value, next_value in zip(node.inputs, other.inputs, strict=True):
                 if value is None or next_value is None:
                     if value is not next_value:
                         return None
-                elif self._of(value) == _NONE and self._of(next_value) == _FIRST:
-                    if entering.setdefault(next_value, value) is not value:
+                elif self._of(value) == layer - 1 and self._of(next_value) == layer:
+                    if found.setdefault(next_value, value) is not value:
                         return None
                 elif ahead.get(value) is not next_value and not self._same(value, next_value):
                     return None
             ahead.update(zip(node.outputs, other.outputs, strict=True))
-        taken = {value for node in self._nodes[_LAST] for value in node.inputs if value is not None}
-        if any(self._of(value) == _FIRST for value in taken) or not entering:
-            return None
-        return {value: ahead[value] for value in entering}
+        return found
 
     def repeat(self, carried: Mapping[ir.Value, ir.Value], count: int) -> None:
         """Copy the middle layer, and make the last one number `count` - 1."""

@@ -22,8 +22,8 @@ from ..errors import InputError
 from ..keep_fp32 import METADATA, is_kept
 from ..models.component import Component, Port
 from .operators import add_functions, own_schemas, translation_table
-from .passes import fold_weight_transposes, name_constants, name_dynamic_dims, name_nodes
-from .repeat import TRACED, put_in_order, repeat_middle
+from .passes import fold_weight_transposes, name_constants, name_dynamic_dims, name_nodes, name_symbols
+from .repeat import TRACED, numbered, put_in_order, repeat_middle
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 DEFAULT_OPSET = 20
@@ -71,11 +71,8 @@ def trace(component: Component, precision: str, opset: int, keep_fp32: Sequence[
     Weights that only ever enter transposed are listed in the initializer's metadata ("transposed") with their shape
     swapped: the writer stores them that way.
     """
-    shallow = component.depth.at(TRACED) if component.depth else component
     wide = {name for name, weight in component.weights.items() if weight.float32 or is_kept(name, keep_fp32)}
-    model = _traced(shallow, precision, opset, wide)
-    if shallow is not component and not _deepened(model, component, wide):
-        model = _traced(component, precision, opset, wide)
+    model = _deepened(component, precision, opset, wide) or _traced(component, precision, opset, wide)
     weights = {*component.weights, *component.constants}
     fold_weight_transposes(model, weights)
     name_dynamic_dims(model, component)
@@ -114,35 +111,36 @@ def _traced(component: Component, precision: str, opset: int, wide: set[str]) ->
             )
     assert program is not None
     _rename_weights(program.model, module.names)
+    name_symbols(program.model, _symbols(program, component))
     with _quiet():
         onnxscript.optimizer.optimize_ir(program.model, inline=False)
     return program.model
 
 
-def _deepened(model: ir.Model, component: Component, wide: set[str]) -> bool:
-    """Give a graph with TRACED layers all layers of `component`; False where they are not all alike, which leaves a
-    graph of no use."""
-    assert component.depth is not None
-    for stems in component.depth.stems:
-        layers = _layers(component, stems, wide)
-        if len(layers) <= TRACED:
-            continue
-        if any(layer != layers[0] for layer in layers) or not repeat_middle(model, stems, len(layers)):
-            return False
+def _deepened(component: Component, precision: str, opset: int, wide: set[str]) -> ir.Model | None:
+    """The same as `_traced`, of which TRACED layers are traced; None where that spares nothing, or where one of the
+    layers has other weights than the rest."""
+    series = {stems: _layers(component, stems, wide) for stems in component.depth.stems} if component.depth else {}
+    unlike = any(layer != layers[0] for layers in series.values() for layer in layers)
+    counts = {stems: len(layers) for stems, layers in series.items() if len(layers) > TRACED}
+    if component.depth is None or unlike or not counts:
+        return None
+    model = _traced(component.depth.at(TRACED), precision, opset, wide)
+    if not all(repeat_middle(model, stems, count) for stems, count in counts.items()):
+        return None
     ports = ([port.name for port in side] for side in (component.inputs, component.outputs))
     put_in_order(model, [*component.weights, *component.constants], *ports)
-    return True
+    return model
 
 
 def _layers(component: Component, stems: Sequence[str], wide: set[str]) -> list[dict[str, tuple[Any, bool]]]:
     """What each layer of a component holds: weights by stem and name, with shape and whether they are float32."""
     layers: list[dict[str, tuple[Any, bool]]] = []
     for name, weight in component.weights.items():
-        stem = next((stem for stem in stems if name.startswith(f"{stem}.")), None)
-        if stem is not None:
-            index, rest = name.removeprefix(f"{stem}.").split(".", 1)
-            layers += [{} for _ in range(len(layers), int(index) + 1)]
-            layers[int(index)][f"{stem}.{rest}"] = weight.shape, name in wide
+        if found := numbered(stems).fullmatch(name):
+            stem, index, rest = found[1], int(found[2]), found[3]
+            layers += [{} for _ in range(len(layers), index + 1)]
+            layers[index][f"{stem}.{rest}"] = weight.shape, name in wide
     return layers
 
 
@@ -165,6 +163,18 @@ def _symbol(dim: str) -> Any:
     names = terms(dim)
     once = len(names) == 1 or len({*names}) > 1
     return torch.export.Dim.DYNAMIC if once else len(names) * torch.export.Dim(names[0], min=1)
+
+
+def _symbols(program: Any, component: Component) -> dict[str, str]:
+    """The tracer's symbols by which it knows the names that ports have multiples of."""
+    placeholders = [node for node in program.exported_program.graph.nodes if node.op == "placeholder"]
+    found = {}
+    for node, port in zip(placeholders[-len(component.inputs) :], component.inputs, strict=True):
+        for traced, dim in zip(node.meta["val"].shape, port.dims, strict=True):
+            if isinstance(dim, str) and len(names := terms(dim)) > len({*names}) == 1:
+                (symbol,) = traced.node.expr.free_symbols
+                found[str(symbol)] = names[0]
+    return found
 
 
 def _rename_weights(model: ir.Model, names: list[str]) -> None:

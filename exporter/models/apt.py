@@ -55,12 +55,14 @@ def fold(official: Mapping[str, LazyTensor], site: str, projection: str) -> dict
 def derived(
     parts: Sequence[LazyTensor], formula: Callable[..., Tensor], shape: tuple[int, ...] | None = None
 ) -> LazyTensor:
-    """`formula` of tensors of the checkpoint in float64, rounded once to float32; by default of the first's shape."""
+    """`formula` of tensors of the checkpoint in float64, rounded once to float32; by default of the first's shape. Its
+    origin names all of them: they may be of several files."""
 
     def load() -> Tensor:
         return formula(*(part.load().double() for part in parts)).float()
 
-    return LazyTensor(shape or parts[0].shape, torch.float32, parts[0].origin, load)
+    origin = " with ".join(part.origin for part in parts)
+    return LazyTensor(shape or parts[0].shape, torch.float32, origin, load)
 
 
 def attend(weights: Mapping[str, Tensor], site: str, projection: str, hidden: Tensor, mixed: Tensor) -> Tensor:

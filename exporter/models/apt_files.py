@@ -1,6 +1,6 @@
-"""What the official files of APT's two models have in common (spec 3, 4.4 and 5.5)."""
+"""What the files of APT's models have in common, official ones and this project's own (spec 3, 4.4, 5.5 and 6)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,9 @@ import torch
 from ..checkpoints.lazy import LazyTensor
 from ..checkpoints.lightning import LightningCheckpoint, read_lightning
 from ..checkpoints.matching import some
+from ..checkpoints.safetensors_folder import read_safetensors_file
 from ..checkpoints.source import Source
+from ..checkpoints.torch_file import flatten_module, read_torch_file
 from ..errors import InputError
 from ..labels import read_labels
 from . import apt
@@ -29,22 +31,37 @@ Shape = Callable[[str, int], tuple[int, ...]]
 
 
 def read_apt(path: Path, site: str, host: str) -> LightningCheckpoint:
-    """The checkpoint with every site's scalar under one name: `_draw` modules call it `weight` (spec 3). InputError for
-    a `host` without prompts; site is where they would be."""
+    """The checkpoint, see `with_prompts`."""
     checkpoint = read_lightning(path)
-    if not any(".APT." in name for name in checkpoint.weights):
+    return replace(checkpoint, weights=with_prompts(checkpoint.weights, path, site, host))
+
+
+def read_trained(path: Path, site: str, host: str) -> dict[str, LazyTensor]:
+    """All tensors of a checkpoint in this project's own format, see `with_prompts`: a safetensors file, or one of
+    torch.save with a state dict, alone or under `state_dict` or `model`, with or without DDP's `module.`."""
+    if path.suffix == ".safetensors":
+        found = read_safetensors_file(path)
+    else:
+        content = read_torch_file(path)
+        found = flatten_module(content.get("model", content) if isinstance(content, dict) else content, str(path))
+    return with_prompts({name.removeprefix("module."): tensor for name, tensor in found.items()}, path, site, host)
+
+
+def with_prompts(found: Mapping[str, LazyTensor], path: Path, site: str, host: str) -> dict[str, LazyTensor]:
+    """All tensors, with every site's scalar under one name: `_draw` modules call it `weight` (spec 3). InputError for a
+    `host` without prompts; site is where they would be."""
+    if not any(".APT." in name for name in found):
         raise InputError(
             f"{path} holds no prompts of APT ({site}.APT.mm_tokens). Give the checkpoint that APT's training wrote, "
             f"not the {host} it started from."
         )
     old, new = ".APT.weight", ".APT.scale"
-    renamed = {
+    return {
         name.removesuffix(old) + new
-        if name.endswith(old) and name.removesuffix(old) + new not in checkpoint.weights
+        if name.endswith(old) and name.removesuffix(old) + new not in found
         else name: tensor
-        for name, tensor in checkpoint.weights.items()
+        for name, tensor in found.items()
     }
-    return replace(checkpoint, weights=renamed)
 
 
 def shapes_in(found: Mapping[str, LazyTensor], path: Path, model: str) -> Shape:
@@ -52,7 +69,7 @@ def shapes_in(found: Mapping[str, LazyTensor], path: Path, model: str) -> Shape:
 
     def shape(name: str, rank: int) -> tuple[int, ...]:
         if name not in found:
-            raise InputError(f"{path} is no {model} checkpoint: it lacks {name}; it has {some(sorted(found)[:3])}.")
+            raise InputError(f"{path} is of no {model}: it lacks {name}; it has {some(sorted(found)[:3])}.")
         if len(found[name].shape) != rank or not all(found[name].shape):
             raise InputError(f"{path}: {name} is {list(found[name].shape)}, which has not {rank} dimensions.")
         return found[name].shape
@@ -97,11 +114,23 @@ def site_shapes(found: Mapping[str, LazyTensor], site: str, projection: str, row
     return linear | apt.official_shapes(site, rows, rank, width)
 
 
-def require_pieces(tokenizer: Mapping[str, Any], source: Source, vocab: int) -> None:
-    """InputError for a tokenizer of another model."""
+def prompt_rows(found: Mapping[str, LazyTensor], sites: Iterable[str]) -> list[int]:
+    """The p of every site, as the tensors have it: 0 where there is no prompt, 1 where its rows are lost, which will be
+    missed by their name."""
+
+    def rows_at(site: str) -> int:
+        tokens = found.get(f"{site}.APT.mm_tokens")
+        rows = tokens.shape[0] if tokens is not None and tokens.shape else 0
+        return max(rows, int(any(name.startswith(f"{site}.APT.") for name in found)))
+
+    return [rows_at(site) for site in sites]
+
+
+def require_pieces(tokenizer: Mapping[str, Any], source: Source, vocab: int, model: str = "checkpoint") -> None:
+    """InputError for a tokenizer of another model than that of the source's file `model`."""
     if tokenizer["pieces"] != vocab:
         raise InputError(
-            f"{source.files['tokenizer']} has {tokenizer['pieces']} pieces, the model in {source.files['checkpoint']} "
+            f"{source.files['tokenizer']} has {tokenizer['pieces']} pieces, the model in {source.files[model]} "
             f"embeds {vocab}: they do not belong together."
         )
 
@@ -117,12 +146,15 @@ def labels_of(source: Source, classes: int) -> tuple[list[str] | None, list[str]
     return NLVR2_LABELS if source.task == "nlvr2" else None, []
 
 
-def memory_of(rows: int, rank: int) -> dict[str, Any]:
-    """The manifest's `memory`: p rows of rank r at each site."""
+def memory_of(official: Mapping[str, LazyTensor], rows: Mapping[str, int]) -> dict[str, Any]:
+    """The manifest's `memory` of sites with the p of each: p and the rank r, lists in the order of the sites where
+    these differ."""
+    ranks = [official[f"{site}.APT.mm.0.weight"].shape[0] for site in rows]
+    p, r = (values[0] if len(set(values)) == 1 else values for values in ([*rows.values()], ranks))
     return {
         "activation": "relu",
         "visual_rows": None,
-        "table_rows": rows,
-        "rank": rank,
+        "table_rows": p,
+        "rank": r,
         "folded": {"keys": "M + (M A1^T) A2^T", "scale": "exp(scale) in values and output projection"},
     }

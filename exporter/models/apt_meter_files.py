@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..byte_bpe import byte_bpe_files, describe_byte_bpe
+from ..bpe_files import bpe_files
+from ..byte_bpe import describe_byte_bpe
 from ..checkpoints.huggingface_clip import HEAD_WIDTH as TOWER_HEAD
 from ..checkpoints.lazy import LazyTensor
 from ..checkpoints.lightning import LightningCheckpoint
@@ -68,7 +69,7 @@ def load(source: Source) -> Model:
     named = match(found, official_shapes(config, found, grid), str(path), ignored=_UNUSED)
     official = {name.removeprefix(_TOWER): tensor for name, tensor in named.items()}
     official[_POSITIONS] = interpolated(official[_POSITIONS], grid, config.tower.grid)
-    files = byte_bpe_files(source.files["tokenizer"])
+    files = bpe_files(source.files["tokenizer"])
     tokenizer = describe_byte_bpe(files)
     require_pieces(tokenizer, source, config.text.vocab)
     if tokenizer["pad"] != PAD:
@@ -76,7 +77,6 @@ def load(source: Source) -> Model:
             f"{files['file']} pads with {tokenizer['pad']}; RoBERTa counts positions by padding with {PAD}."
         )
     labels, notes = labels_of(source, config.classes)
-    first = next(sites(config))
     return Model(
         family="apt-meter",
         task=source.task,
@@ -93,7 +93,7 @@ def load(source: Source) -> Model:
         tokenizer={**tokenizer, "prefix": "", "maximum": config.text.length},
         tokenizer_files=files,
         generation=None,
-        memory=memory_of(config.prompt_rows, official[f"{first}.APT.mm.0.weight"].shape[0]),
+        memory=memory_of(official, {next(sites(config)): config.prompt_rows}),
         options=dict(source.options),
         labels=labels,
         notes=[*_notes(config, grid), *notes],

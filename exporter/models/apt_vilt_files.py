@@ -55,7 +55,7 @@ def load(source: Source) -> Model:
         tokenizer={**tokenizer, "prefix": options["text_prefix"], "maximum": config.text_length},
         tokenizer_files={"file": source.files["tokenizer"]},
         generation=None,
-        memory=memory_of(config.prompt_rows, official["transformer.blocks.0.attn.APT.mm.0.weight"].shape[0]),
+        memory=memory_of(official, {"transformer.blocks.0.attn": config.prompt_rows}),
         options=dict(options),
         labels=labels,
         notes=[*_notes(checkpoint, options["text_prefix"]), *notes],

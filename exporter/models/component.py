@@ -15,7 +15,8 @@ Dim = int | str
 class Port:
     """One input or output. dtype is "int64", "float32", or "graph": whatever precision the graph is exported in.
 
-    A dim is a number, the name of a dynamic dimension, or a sum of names such as "past_sequence + sequence".
+    A dim is a number, the name of a dynamic dimension, a sum of names such as "past_sequence + sequence", or a multiple
+    of one such as "8*height".
     """
 
     name: str
@@ -56,8 +57,12 @@ class Cache:
 
 @dataclass(frozen=True)
 class Depth:
-    """Layers that differ in nothing but their weights and caches, named `<stem>.<i>.<rest>`: the stems of each series,
-    and the component with at most n layers of every series."""
+    """Layers that may be copied: the stems of each series, whose weights and caches are named `<stem>.<i>.<rest>`, and
+    the component with at most n layers of every series.
+
+    Nothing, in the layers or outside, may depend on a layer's number or on how many there are. Layers whose weights
+    differ in shape or precision are found by that, and traced one by one.
+    """
 
     stems: tuple[tuple[str, ...], ...]
     at: Callable[[int], "Component"]
@@ -70,8 +75,8 @@ class Component:
     forward(weights, inputs, wanted) takes tensors by official name and by port name and returns the outputs in port
     order. wanted names outputs, None (or left out) means all: what nobody wants may be missing at the end.
     constants are values that follow from the config alone, such as rotary frequencies; they are weights to forward.
-    ranges gives [lowest, highest] of every dynamic dimension; vocab is how many ids its `input_ids` know. depth, if any,
-    spares tracing every layer.
+    ranges gives [lowest, highest] of every dynamic dimension; vocab is how many ids its `input_ids` know. depth spares
+    tracing every layer.
     """
 
     name: str

@@ -12,7 +12,13 @@ from ..checkpoints.source import Source
 from ..errors import InputError
 from .component import Component
 
-_MODULES = {"memvp-llama": "memvp_llama", "apt-vilt": "apt_vilt", "apt-meter": "apt_meter"}
+_MODULES = {
+    "memvp-llama": "memvp_llama",
+    "apt-vilt": "apt_vilt",
+    "apt-meter": "apt_meter",
+    "apt-clip": "apt_clip",
+    "apt-stable-diffusion": "apt_stable_diffusion",
+}
 
 
 class Config(Protocol):
@@ -31,7 +37,9 @@ class Model:
     its entry `tokenizer` (of which "file" is always one), are copied.
     generation is None where an answer is no text of the model's own. files lists every file that was read, by its key
     in model.toml. precision is the checkpoint's own. weights are those of the graphs; unfolded, where some of these
-    were folded, what the reference runs on in their place: the checkpoint's own tensors.
+    were folded, what the reference runs on in their place: the checkpoint's own tensors. similarity is what a family
+    that compares images with labels says of it in the manifest; None elsewhere, which leaves that entry out. scheduler
+    is the file that says how one which makes images goes on from step to step; it is copied, None elsewhere.
     """
 
     family: str
@@ -50,6 +58,8 @@ class Model:
     labels: list[str] | None = None
     notes: list[str] = field(default_factory=list)
     unfolded: Mapping[str, LazyTensor] | None = None
+    similarity: Mapping[str, Any] | None = None
+    scheduler: Path | None = None
 
     @property
     def reference_weights(self) -> Mapping[str, LazyTensor]:

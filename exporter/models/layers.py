@@ -87,6 +87,14 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], -1)
 
 
+def attend_heads(query: Tensor, key: Tensor, value: Tensor, heads: int, bias: Tensor | None) -> Tensor:
+    """`attention` of queries [B,T,d] to keys and values [B,S,d], head by head: [B,T,d]. Where one of the three is kept
+    in float32 the attention is too."""
+    dtype = torch.promote_types(query.dtype, torch.promote_types(key.dtype, value.dtype))
+    query, key, value = (split_heads(part.to(dtype), heads) for part in (query, key, value))
+    return merge_heads(attention(query, key, value, bias))
+
+
 @torch.library.custom_op("memvp::select_positions", mutates_args=())
 def select_positions(hidden: Tensor, positions: Tensor) -> Tensor:
     """Rows `positions` [B,K] int64 of hidden [B,T,d] -> [B,K,d]. An operator, so that it exports as one GatherND."""

@@ -15,6 +15,7 @@ from ..models.family import Model, components_of, load
 from ..models.reference import TorchReference
 from ..session import Arrays, Session
 from .golden import Case, complete
+from .image_points import image_inputs, sides
 
 # Batch and columns beyond what the golden samples hold: one token alone, a wide call and a long one.
 _SHAPES = ((1, 1), (8, 5), (2, 192))
@@ -45,12 +46,16 @@ def _differing(model: Model, bundle: Bundle) -> list[str]:
         "family": (model.family, manifest["family"]),
         "config": (model.config.to_dict(), manifest["config"]),
         "preprocessing": (dict(model.preprocessing), manifest["preprocessing"]),
+        "similarity": (model.similarity, manifest.get("similarity")),
         "tokenizer": (dict(model.tokenizer), tokenizer),
         "the tokenizer's files": (
             {key: sha256_file(path) for key, path in model.tokenizer_files.items()},
             {key: sha256_file(bundle.path(name)) for key, name in stored.items() if isinstance(name, str)},
         ),
     }
+    if model.scheduler is not None:
+        own = manifest.get("scheduler")
+        pairs["the scheduler"] = sha256_file(model.scheduler), own and sha256_file(bundle.path(own))
     return [name for name, (given, own) in pairs.items() if given != own]
 
 
@@ -78,7 +83,9 @@ def random_cases(reference: Session, components: Sequence[Component]) -> Iterato
             batch = min(batch, component.ranges["batch"][1])
             lowest, highest = component.ranges.get("sequence", (1, columns))
             columns = max(lowest, min(columns, highest))
-            inputs = complete(component, {**random_inputs(component, random, batch, columns), **known})
+            made = random_inputs(component, random, batch, columns)
+            made |= image_inputs(component, random, {"batch": batch, **sides(component, 2, 1 + columns % 3)}, known)
+            inputs = complete(component, {**made, **known})
             outputs = reference.run(component.name, inputs, [port.name for port in component.outputs[:1]])
             known |= outputs
             yield Case(component.name, f"random, batch {batch}, {columns} columns", inputs, outputs)
@@ -99,7 +106,7 @@ def random_inputs(
             made[f"pixel_mask{suffix}"] = _random_masks(random, batch, *size[-2:])
     if "image_indicator" in names:
         made["image_indicator"] = (np.arange(batch) % 3 != 1).astype(np.float32)
-    if "input_ids" in names:
+    if "input_ids" in names and "sequence" in component.ranges:
         vocab = component.vocab
         assert vocab is not None
         mask = np.ones((batch, columns), np.int64)

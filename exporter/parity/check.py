@@ -20,7 +20,7 @@ from ..errors import InputError, MissingPackage
 from ..machine import available_memory, describe
 from ..onnx_session import OnnxSession
 from ..pipeline import Pipeline, Settings
-from ..pipelines import AnyPipeline
+from ..pipelines import AnyPipeline, makes_images
 from ..precisions import rounded_weights
 from ..progress import Progress
 from ..run import BACKENDS
@@ -31,6 +31,7 @@ from .compare import compare_output
 from .effect import image_effect
 from .golden import Case
 from .half import true_half
+from .latents import compare_image_data, compare_latents
 from .replay import ways
 from .report import GOLDEN, GRAPH_ONLY, SOURCE, Report
 from .samples import read_cases, read_margins, read_samples
@@ -166,6 +167,9 @@ def _compare_cases(report: Report, tested: _Tested, cases: Iterable[Case], refer
 
 
 def _compare_golden_answers(report: Report, tested: _Tested, bundle: Bundle) -> None:
+    if makes_images(bundle.manifest):
+        compare_latents(report, tested.session, tested.manifest, bundle, GOLDEN)
+        return
     margins = read_margins(bundle)
     if not margins:
         return
@@ -222,7 +226,9 @@ def _check_against_reference(
         budget = (available_memory() or _MEMORY) // 2
         for pair in engine_points(engines, reference, components, budget, report.notes.append):
             report.outputs.append(compare_output(pair, kind, report.threshold))
-    if dataset is not None:
+    if dataset is not None and makes_images(bundle.manifest):
+        compare_image_data(report, tested.session, reference, bundle, tested.manifest, dataset, kind)
+    elif dataset is not None:
         compare_data(report, tested.session, reference, components, bundle, tested.manifest, dataset, kind)
 
 

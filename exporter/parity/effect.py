@@ -11,9 +11,10 @@ from .metrics import distance
 
 def image_effect(session: Session, cases: Sequence[Case]) -> float | None:
     """Relative L2 by which the answers to the golden rows move when what comes of the image, the visual memory or the
-    pixels, is set to zero; None without a golden case that reads text and image."""
+    pixels, is set to zero; None without a golden case that reads an image for its answer, and not for another case."""
+    read = {name for case in cases for name in case.inputs}
     for case in cases:
-        pixels = [name for name in case.inputs if name.startswith("pixel_values") and "input_ids" in case.inputs]
+        pixels = [name for name in case.inputs if name.startswith("pixel_values") and read.isdisjoint(case.outputs)]
         images = ["visual_memory"] if "visual_memory" in case.inputs else pixels
         if case.name == "rows" and images:
             blind = {**case.inputs, **{name: np.zeros_like(case.inputs[name]) for name in images}}

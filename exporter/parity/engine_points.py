@@ -14,6 +14,7 @@ from ..models.component import Component
 from ..session import Arrays, Session
 from .anew import random_inputs
 from .golden import Case, complete
+from .image_points import image_inputs
 from .replay import Pair, cache_pairs
 
 POINTS = ("min", "opt", "max")
@@ -79,7 +80,8 @@ def _case(
     random = np.random.default_rng(list(lengths.values()))
     known: Arrays = {}
     for part in components:
-        inputs = complete(part, {**random_inputs(part, random, batch, past + columns, right_padding=False), **known})
+        made = random_inputs(part, random, batch, past + columns, right_padding=False)
+        inputs = complete(part, {**made, **image_inputs(part, random, lengths, known), **known})
         if part.name == component.name:
             break
         known |= reference.run(part.name, inputs, [part.outputs[0].name])

@@ -4,7 +4,7 @@ Tensors are stored under `<component>/<case>/<inputs|outputs>/<port>`. Case "row
 whole sequences with logits at every column: a check replays the same columns as prefill, chunks and single steps. Its
 rows cover left padding, right padding, a hole in the mask, no image, and every column used, and images of several sizes
 where a graph takes their masks; a graph that takes fewer rows at once runs them in several calls. Case "long" is one
-long row with a few logits.
+long row with a few logits. Latents are the smallest that are no square.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +18,7 @@ import numpy as np
 from ..dims import length
 from ..session import Arrays, Session
 from .batches import InBatches, limits_of
+from .image_points import image_inputs, sides
 
 if TYPE_CHECKING:
     from ..models.component import Component, Port
@@ -49,7 +50,8 @@ def record_golden(
     known: Arrays = {}
     cases = []
     for component in components:
-        seen = {**known, **_images(component, pixels)}
+        made = image_inputs(component, np.random.default_rng(_SEED), _sides(component), known, ids)
+        seen = {**known, **_images(component, pixels), **made}
         if _has_tokens(component):
             vocab = component.vocab
             assert vocab is not None
@@ -73,7 +75,7 @@ def golden_bytes(components: Sequence["Component"]) -> int:
 
 def _stored_bytes(component: "Component") -> int:
     # A past is empty.
-    rows, ports = {"past_sequence": 0, "batch": ROWS}, (*component.inputs, *component.outputs)
+    rows, ports = {"past_sequence": 0, **_sides(component)}, (*component.inputs, *component.outputs)
     if not _has_tokens(component):
         return sum(_port_bytes(port, rows) for port in ports)
     columns, long = _columns(component)
@@ -91,7 +93,12 @@ def _port_bytes(port: "Port", sizes: Mapping[str, int]) -> int:
 
 
 def _has_tokens(component: "Component") -> bool:
-    return any(port.name == "input_ids" for port in component.inputs)
+    return any(port.name == "input_ids" for port in component.inputs) and "sequence" in component.ranges
+
+
+def _sides(component: "Component") -> dict[str, int]:
+    """The lengths of what has no columns: rows, and what latents are made of."""
+    return {"batch": ROWS, **sides(component, 1, 2)}
 
 
 def _columns(component: "Component") -> tuple[int, int]:

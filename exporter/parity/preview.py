@@ -1,13 +1,18 @@
 """What a check will compare, for a dry run."""
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ..bundle import Bundle
 from ..checkpoints.source import Source
 from ..datasets import open_dataset
+from ..engines.session import TensorRTSession
+from ..errors import MissingPackage
 from ..kv_cache import is_present
+from ..pipelines import makes_images
+from ..run import open_session
 from .samples import read_cases, read_samples
 
 
@@ -17,10 +22,13 @@ def preview_check(
     data: Path | str | None = None,
     source: Source | None = None,
     backend: str = "onnxruntime",
+    trust_bundle: bool = False,
+    lowering: str | None = None,
 ) -> dict[str, Any]:
-    """JSON data; "compared" has one line for each thing. Raises InputError as the check would for bad data. Which of
-    several engines of a component runs is decided by the machine, when it runs."""
+    """JSON data; "compared" has one line for each thing. Raises what the check would raise before it compares: for bad
+    data, and for want of graphs, of engines, or of what runs them."""
     precision = precision or bundle.manifest["precision"]
+    engines = _engines(bundle, backend, precision, trust_bundle, lowering)
     cases = read_cases(bundle)
     compared = [
         f"{case.component}, golden case {case.name}: "
@@ -28,13 +36,12 @@ def preview_check(
         for case in cases
     ]
     if samples := read_samples(bundle):
-        compared.append(f"the reference's answers to the bundle's own {len(samples)} questions")
+        made = "latents of" if makes_images(bundle.manifest) else "answers to"
+        compared.append(f"the reference's {made} the bundle's own {len(samples)} questions")
     if source is not None:
         compared.append("the golden inputs and random ones of other shapes, with PyTorch on the source's tensors")
     if backend == "tensorrt":
-        compared += [
-            line for entry in bundle.manifest["engines"] if entry["precision"] == precision for line in _ends(entry)
-        ]
+        compared += [line for entry in engines for line in _ends(entry)]
     elif not cases and source is None:
         compared.append("random inputs, with PyTorch on the bundle's own weights: graph parity only")
     if data is not None:
@@ -44,6 +51,19 @@ def preview_check(
         "precision": precision,
         "compared": compared,
     }
+
+
+def _engines(
+    bundle: Bundle, backend: str, precision: str, trust_bundle: bool, lowering: str | None
+) -> list[Mapping[str, Any]]:
+    """The engines that would run, none with ONNX Runtime. Opening a session loads nothing."""
+    if backend != "tensorrt" and find_spec("onnxruntime") is None:
+        raise MissingPackage("onnxruntime", "cpu")
+    session = open_session(bundle, backend, precision, trust_bundle, lowering)
+    if not isinstance(session, TensorRTSession):
+        return []
+    with session:
+        return [*session.entries.values()]
 
 
 def _ends(entry: Mapping[str, Any]) -> list[str]:

@@ -7,17 +7,22 @@ import numpy as np
 
 from ..classifier import Classifier
 from ..data import Answer, Request
+from ..label_matcher import LabelMatcher
 from ..pipeline import Pipeline, Settings
 from ..pipelines import AnyPipeline
 from ..session import Session
-from . import prefill, single_call
+from . import label_points, prefill, single_call
 from .golden import Case
 
 if TYPE_CHECKING:
     from ..models.component import Component
 
 ROWS = prefill.ROWS
-_RECORD: dict[type, Callable[..., Any]] = {Pipeline: prefill.record_answers, Classifier: single_call.record_answers}
+_RECORD: dict[type, Callable[..., Any]] = {
+    Pipeline: prefill.record_answers,
+    Classifier: single_call.record_answers,
+    LabelMatcher: label_points.record_answers,
+}
 
 
 def record_answers(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +11,10 @@ import numpy as np
 from PIL import Image
 
 from ..bundle import Bundle, BundleWriter
-from ..data import Answer, Request, read_requests
+from ..data import Answer, Request, read_requests, require_letters
 from ..errors import InputError
 from ..images import load_image, preprocess
+from ..label_matcher import SLOT
 from ..pipelines import AnyPipeline
 from ..run import read_npz
 from ..session import Session
@@ -34,6 +35,9 @@ _TEXTS = (
     "Question: Which word comes first in the alphabet?\nContext: N/A\nOptions: (A) sea (B) sun\nResponse:The answer is",
 )
 _SHORT_TEXTS = ("What is shown in the picture?", "Which side is brighter?", "Is there a ring?")
+_TEMPLATES = ("", "a drawing of a {}.", "this is {}")
+_PROMPTS = ("a red ring on a white table", "a drawing of a house by the sea", "two cats")
+_LABELS = ("ring", "gradient from dark to bright", "photograph")
 
 
 def write_samples(
@@ -49,13 +53,13 @@ def write_samples(
     """
     with_image = [request for request in requests if request.image] or bundled_requests(None, writer)[:2]
     pixels = [preprocess(load_image(request.image), pipeline.preprocessing) for request in with_image if request.image]
-    ids = [pipeline.tokenizer.encode(request.text) for request in requests]
+    ids = [row for request in requests for row in pipeline.texts(request)]
     answers = pipeline.answer(requests)
     # How firmly each token was chosen: where a check finds another one, that says whether it may.
     batched = InBatches(session, limits_of(components))
     _, margins = record_answers(batched, components, pipeline, requests, answers, pipeline.defaults)
-    _write_lines(writer.path(REQUESTS), [_line(request, writer.root / "samples") for request in requests])
-    _write_lines(
+    write_lines(writer.path(REQUESTS), [line_of(request, writer.root / "samples") for request in requests])
+    write_lines(
         writer.path(ANSWERS),
         [
             {"id": answer.id, "text": answer.text, "ids": list(answer.ids), "margins": list(leads)}
@@ -126,21 +130,39 @@ def _own_file(bundle: Bundle, image: Path | None) -> Path | None:
     return bundle.path(name)
 
 
-def images_needed(components: Sequence["Component"]) -> int:
-    """How many images every request must have: none where the model can do without."""
-    names = [port.name for component in components for port in component.inputs]
-    return 0 if "image_indicator" in names else sum(name.startswith("pixel_values") for name in names)
+@dataclass(frozen=True)
+class Needs:
+    """What every request must have: images, 0 where the model can do without; with labels, a text that is a template
+    around a label or empty, and with choices the labels themselves, where the bundle has none. prompts: the text is
+    what an image is made of, and there must be no image."""
+
+    images: int = 0
+    labels: bool = False
+    choices: bool = False
+    prompts: bool = False
 
 
-def chosen_requests(samples: Path | None, needed: int = 0) -> list[tuple[Request, list[Image.Image | None]]]:
+def needs_of(components: Sequence["Component"], labels: Sequence[str] | None) -> Needs:
+    """What a model's components need of a request; labels are the bundle's own."""
+    parts = [{port.name for port in component.inputs} for component in components]
+    names = [name for part in parts for name in part]
+    images = 0 if "image_indicator" in names else sum(name.startswith("pixel_values") for name in names)
+    # Where nothing reads the image and a text together, its point is compared with those of labels.
+    apart = images > 0 and not any({"pixel_values", "input_ids"} <= part for part in parts)
+    return Needs(images, apart, apart and not labels, "timestep" in names)
+
+
+def chosen_requests(samples: Path | None, needs: Needs | None = None) -> list[tuple[Request, list[Image.Image | None]]]:
     """The requests to record, with their pictures.
 
-    samples is a JSONL file whose first LIMIT requests are used; None takes drawn pictures and plain questions. needed
-    is of `images_needed`. Raises InputError for a file that holds none, requests with another number of images, or
-    images that cannot be read.
+    samples is a JSONL file whose first LIMIT requests are used; None takes drawn pictures and plain questions. Raises
+    InputError for a file that holds none, requests without what the model `needs` or with more images, more choices
+    than letters where these are the answer, or images that cannot be read.
     """
+    needs = needs or Needs()
+    needed = needs.images
     if samples is None:
-        return _builtin(needed)
+        return _builtin(needs)
     requests = list(islice(read_requests(samples), LIMIT))
     if not requests:
         raise InputError(f"{samples} holds no request.")
@@ -148,13 +170,21 @@ def chosen_requests(samples: Path | None, needed: int = 0) -> list[tuple[Request
         raise InputError(f"{samples}: the request {two[0]!r} has two images; this model looks at one.")
     if few := [request.id for request in requests if sum(map(bool, _paths(request))) < needed]:
         raise InputError(f"{samples}: the request {few[0]!r} lacks an image; this model needs {needed} of them.")
+    if drawn := [request.id for request in requests if needs.prompts and request.image]:
+        raise InputError(f"{samples}: the request {drawn[0]!r} has an image; this model makes one of its text.")
+    for request in requests if not needs.labels else []:
+        require_letters(request)
+    if odd := [request.id for request in requests if needs.labels and request.text and request.text.count(SLOT) != 1]:
+        raise InputError(f"{samples}: the text of the request {odd[0]!r} has not one {SLOT}, where the label goes.")
+    if bare := [request.id for request in requests if needs.choices and not request.choices]:
+        raise InputError(f"{samples}: the request {bare[0]!r} has no choices, and the source names no labels.")
     return [(request, [load_image(path) if path else None for path in _paths(request)]) for request in requests]
 
 
-def bundled_requests(samples: Path | None, writer: BundleWriter, needed: int = 0) -> list[Request]:
+def bundled_requests(samples: Path | None, writer: BundleWriter, needs: Needs | None = None) -> list[Request]:
     """The same with images that are copies inside the bundle, so that a check starts from the same pixels anywhere."""
     made = []
-    for index, (request, pictures) in enumerate(chosen_requests(samples, needed)):
+    for index, (request, pictures) in enumerate(chosen_requests(samples, needs)):
         images: list[Path | None] = [None, None]
         for number, picture in enumerate(pictures):
             if picture is not None:
@@ -170,16 +200,25 @@ def _paths(request: Request) -> tuple[Path | None, Path | None]:
     return request.image, request.image_2
 
 
-def _builtin(needed: int) -> list[tuple[Request, list[Image.Image | None]]]:
-    pictures = [_ring(), _gradient(), _gradient().transpose(Image.Transpose.ROTATE_90) if needed else None]
-    texts = _SHORT_TEXTS if needed else _TEXTS
+def _builtin(needs: Needs) -> list[tuple[Request, list[Image.Image | None]]]:
+    pictures = [_ring(), _gradient(), _gradient().transpose(Image.Transpose.ROTATE_90) if needs.images else None]
+    # All labels of a bundle are read for each template: one will do.
+    templates = _TEMPLATES if needs.choices else [""] * 3
+    texts = _TEXTS if not needs.images else templates if needs.labels else _SHORT_TEXTS
+    choices = _LABELS if needs.choices else None
+    if needs.prompts:
+        return [(Request(f"builtin-{i}", text), [None]) for i, text in enumerate(_PROMPTS)]
     return [
-        (Request(f"builtin-{i}", text), [pictures[(i + number) % 3] for number in range(max(1, needed))])
+        (
+            Request(f"builtin-{i}", text, choices=choices),
+            [pictures[(i + number) % 3] for number in range(max(1, needs.images))],
+        )
         for i, text in enumerate(texts)
     ]
 
 
-def _line(request: Request, folder: Path) -> dict[str, Any]:
+def line_of(request: Request, folder: Path) -> dict[str, Any]:
+    """A request as `data.read_requests` takes it from a file in `folder`."""
     line: dict[str, Any] = {"id": request.id, "text": request.text}
     if request.image:
         line["image"] = request.image.relative_to(folder).as_posix()
@@ -192,7 +231,8 @@ def _line(request: Request, folder: Path) -> dict[str, Any]:
     return line
 
 
-def _write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+def write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Write a JSONL file."""
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 

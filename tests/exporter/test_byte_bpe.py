@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from memvp_export.examples.random_meter import write_vocabulary
-from memvp_export.exporter.byte_bpe import byte_bpe_files, describe_byte_bpe
+from memvp_export.exporter.bpe_files import bpe_files
+from memvp_export.exporter.byte_bpe import describe_byte_bpe
 from memvp_export.exporter.encoder_tokenizer import EncoderTokenizer
 from memvp_export.exporter.errors import InputError
 from tokenizers import AddedToken
@@ -24,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def tokenizer(path: Path, **changed: object) -> EncoderTokenizer:
-    files = byte_bpe_files(path)
+    files = bpe_files(path)
     entry = {**describe_byte_bpe(files), **{key: file.name for key, file in files.items()}, "prefix": "", "maximum": 8}
     return EncoderTokenizer(next(iter(files.values())).parent, entry | changed)
 
@@ -52,9 +53,9 @@ def test_ids_are_those_of_transformers(folder: Path) -> None:
 
 
 def test_a_folder_may_hold_either_form(folder: Path) -> None:
-    assert set(byte_bpe_files(folder)) == {"file", "merges"}
+    assert set(bpe_files(folder)) == {"file", "merges"}
     (folder / "tokenizer.json").write_bytes(whole(folder).read_bytes())
-    assert byte_bpe_files(folder) == {"file": folder / "tokenizer.json"}
+    assert bpe_files(folder) == {"file": folder / "tokenizer.json"}
 
 
 def _json(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], object]:
@@ -104,7 +105,7 @@ def test_damaged_files_are_refused(folder: Path, case: str) -> None:
     damage, message = BAD[case]
     damage(folder)
     with pytest.raises(InputError, match=message) as caught:
-        describe_byte_bpe(byte_bpe_files(folder))
+        describe_byte_bpe(bpe_files(folder))
     assert "\n" not in str(caught.value)
 
 
@@ -113,7 +114,7 @@ def test_an_entry_that_does_not_fit_is_refused(folder: Path) -> None:
         ({"pieces": 5}, "has pieces 400, the manifest says 5: it was exchanged"),
         ({"pad": 7}, "has pad 1, the manifest says 7"),
         ({"merges": "../../merges.txt"}, "lies outside the bundle"),
-        ({"type": "sentencepiece"}, "this model needs wordpiece or byte-bpe"),
+        ({"type": "sentencepiece"}, "this model needs wordpiece, byte-bpe or clip-bpe"),
     ):
         with pytest.raises(InputError, match=message):
             tokenizer(folder, **changed)

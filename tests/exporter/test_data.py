@@ -36,12 +36,15 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         "",
         line(id="2", text="", answer="red", image=None),
         "   ",
-        line(id="3", text="größe?", answer=["red", "dark red"]) + "\n",
+        line(id="3", text="größe?", answer=["red", "dark red"]),
+        line(id="4", text="a {}", choices=list(map(str, range(30))), answer=29) + "\n",
     )
     assert list(read_requests(path)) == [
         Request("1", "what?", tmp_path / "images/a.png", tmp_path / "b.png", ("x", "y"), 1),
         Request("2", "", answer="red"),
         Request("3", "größe?", answer=("red", "dark red")),
+        # Labels, which may be more than letters.
+        Request("4", "a {}", choices=tuple(map(str, range(30))), answer=29),
     ]
 
 
@@ -79,7 +82,6 @@ BAD = {
     "choices a string": (line(choices="ab"), "'choices' must be a list of strings"),
     "choices of numbers": (line(choices=[1]), "'choices' must be a list of strings"),
     "no choices": (line(choices=[]), "has 0 entries"),
-    "too many choices": (line(choices=["x"] * 27), "has 27 entries"),
     "answer beyond choices": (line(choices=["x"], answer=1), "no index"),
     "answer without choices": (line(answer=0), "no index"),
     "answer a bool": (line(answer=True), "'answer' must be"),
@@ -141,6 +143,18 @@ def test_a_whole_run(tmp_path: Path) -> None:
             file.write([answered(int(request.id))])
     assert list(read_answers(tmp_path / "out.jsonl")) == [answered(i) for i in range(5)]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
+
+
+def test_answers_are_read_as_they_were_written(tmp_path: Path) -> None:
+    source(tmp_path, 1)
+    answer = Answer("0", "cat", (1,), 1, True, (("cat", 0.75), ("dog", 0.25)))
+    with open_answers(tmp_path) as file:
+        file.write([answer])
+    assert list(read_answers(tmp_path / "out.jsonl")) == [answer]
+    for top in ([["cat", "much"]], [["cat"]], 1):
+        (tmp_path / "out.jsonl").write_text(json.dumps(answer.to_dict() | {"top": top}))
+        with pytest.raises(InputError, match=":1: the line is no answer"):
+            list(read_answers(tmp_path / "out.jsonl"))
 
 
 def test_a_stopped_run_goes_on(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A dimension is read in one way wherever it is: a number, a name, or a sum of those."""
+"""A dimension is read in one way wherever it is: a number, a name, or a sum of those, a name many times too."""
 
 import pytest
 from memvp_export.exporter.dims import Dim, known_length, length, terms, without_term
@@ -15,6 +15,8 @@ LENGTHS = {"batch": 2, "sequence": 3, "past_sequence": 7, "floor(width/2) + 1": 
         ("past_sequence + sequence", ["past_sequence", "sequence"], 10),
         ("past_sequence+sequence", ["past_sequence", "sequence"], 10),
         ("sequence + 1", ["sequence", "1"], 4),
+        ("4*sequence", ["sequence"] * 4, 12),
+        ("2*batch + sequence", ["batch", "batch", "sequence"], 7),
         ("floor(width/2) + 1", ["floor(width/2) + 1"], 9),
     ],
 )
@@ -40,6 +42,7 @@ def test_of_what_is_not_said_nothing_is_known() -> None:
         ("past_sequence + sequence", "sequence"),
         ("past_sequence+sequence+1", "sequence + 1"),
         ("sequence", "sequence"),
+        ("8*height", "8*height"),
         (96, 96),
         (None, None),
     ],

@@ -161,6 +161,7 @@ SAMPLES = {
     "no such file": (None, "is not a file"),
     "no request": ("\n\n", "holds no request"),
     "a missing image": ('{"id": "1", "text": "x", "image": "no.png"}', "no.png is not a file"),
+    "too many choices": (json.dumps({"id": "1", "text": "x", "choices": ["y"] * 27}), "'1' has 27 choices"),
     "a damaged image": ('{"id": "1", "text": "x", "image": "samples.jsonl"}', "not an image"),
 }
 

@@ -287,6 +287,8 @@ def test_score_reads_the_choice(tokenizer: Tokenizer) -> None:
     assert (two.choice, one.choice) == (1, -1)
     with pytest.raises(InputError, match="no choices"):
         made.score([Request("3", "x")])
+    with pytest.raises(InputError, match="'4' has 27 choices; answers by letter know 26"):
+        made.score([Request("4", "x", choices=tuple(map(str, range(27))))])
 
 
 @pytest.mark.parametrize(

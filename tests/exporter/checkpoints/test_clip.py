@@ -145,6 +145,7 @@ HF_BAD: dict[str, tuple[dict[str, Any], str]] = {
     "width": ({"hidden_size": 128}, "hidden_size is 128, the tensors have 64"),
     "patch": ({"patch_size": 16}, "patch_size is 16, the tensors have 14"),
     "heads": ({"num_attention_heads": 2}, "2 heads on a width of 64"),
+    "heads left out": ({"num_attention_heads": None}, "12 heads on a width of 64"),
     "eps": ({"layer_norm_eps": 1e-6}, "layer_norm_eps is 1e-06"),
 }
 

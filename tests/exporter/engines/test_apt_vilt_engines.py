@@ -9,8 +9,9 @@ import pytest
 from memvp_export import export_onnx, read_source
 from memvp_export.examples.random_vilt import PRESETS, write_source
 from memvp_export.exporter.bundle import Bundle
-from memvp_export.exporter.engines.build import build_engines
+from memvp_export.exporter.engines.build import build_engines, plan_engines
 from memvp_export.exporter.engines.request import Request
+from memvp_export.exporter.errors import InputError
 
 TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 SIZES = replace(PRESETS["odd"], blocks=2)
@@ -46,3 +47,10 @@ def test_an_engine_is_what_was_asked_for(root: Path, precision: str) -> None:
     assert [profile["shapes"]["input_ids"][point] for point in ("min", "max")] == [[1, 2], [4, SIZES.text_length]]
     sites = {name for layer in built["layers"] for name in layer["onnx"] if "ApproximatedPrompt" in name}
     assert {name.split(".")[2] for name in sites} == {"0", "1"}
+
+
+def test_the_plugin_which_has_no_kernel_for_its_lookups_is_not_asked_for_in_vain(root: Path) -> None:
+    with pytest.raises(InputError, match="changes nothing here: the plugin has no kernel for ApproximatedPrompt"):
+        plan_engines(root, Request(target="tensorrt", plugin="on"))
+    plan = plan_engines(root, Request(target="tensorrt"))
+    assert plan["components"][0]["lowering"] == "native" and plan["cache"] is None

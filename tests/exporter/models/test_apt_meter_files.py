@@ -166,7 +166,7 @@ BAD: dict[str, tuple[Change, str]] = {
     ),
     "no tower": (
         lambda state: [state.pop(name) for name in list(state) if name.startswith("vit_model")],
-        "is no APT-METER checkpoint: it lacks vit_model.visual.conv1.weight",
+        "is of no APT-METER: it lacks vit_model.visual.conv1.weight",
     ),
     "no square grid": (
         lambda state: state.update({"vit_model.visual.positional_embedding": torch.ones(9, 64)}),

@@ -212,6 +212,11 @@ def test_labels_may_come_in_several_forms(tmp_path: Path) -> None:
     for name, text in forms.items():
         (tmp_path / name).write_text(text)
         assert read_labels(tmp_path / name, 2) == ["yes", "no"], name
+    for name, text in {"a.txt": "\ufeffyes\r\nno", "b.JSON": '\ufeff["yes", "no"]'}.items():
+        (tmp_path / name).write_bytes(text.encode())
+        assert read_labels(tmp_path / name, 2) == ["yes", "no"], name
+    (tmp_path / "a.txt").write_text("one\u2028line\none\x0cpage\n", encoding="utf-8")
+    assert read_labels(tmp_path / "a.txt", 2) == ["one\u2028line", "one\x0cpage"]
     for text in ('{"0": "yes", "2": "no"}', "[1, 2]", "3", '{"a": "b"}', "{"):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(InputError, match=r"neither a list|not whole JSON"):

@@ -10,15 +10,20 @@ import pytest
 from memvp_export.calibration.calibrate import calibrate
 from memvp_export.exporter.bundle import Bundle
 from memvp_export.exporter.data import read_requests
+from memvp_export.exporter.datasets import open_dataset
 from memvp_export.exporter.errors import InputError
 from memvp_export.exporter.models.family import components_of
 from memvp_export.exporter.onnx_session import OnnxSession
-from memvp_export.exporter.parity.check import check
+from memvp_export.exporter.parity.answering import compare_data
+from memvp_export.exporter.parity.check import GRAPH_ONLY, check
 from memvp_export.exporter.parity.page import write_check_page
 from memvp_export.exporter.parity.recording import record_answers
 from memvp_export.exporter.parity.report import Report
+from memvp_export.exporter.parity.samples import read_samples
+from memvp_export.exporter.parity.thresholds import THRESHOLDS
 from memvp_export.exporter.pipeline import Pipeline
 from memvp_export.exporter.run import open_pipeline
+from memvp_export.exporter.session import Arrays
 
 Quantized = tuple[Path, list[dict[str, Any]]]
 
@@ -109,6 +114,26 @@ def test_the_decoder_is_judged_on_the_visual_memory_that_it_gets(
     report = check(root, precision="int8", data=kept)
     assert report.quality and accepted.quality and report.quality.kl and accepted.quality.kl
     assert report.quality.kl > 3 * accepted.quality.kl
+
+
+def test_questions_about_the_same_pictures_are_judged_by_what_vision_gave(
+    bundle_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    class Blind(OnnxSession):
+        def run(self, component: str, inputs: Any, outputs: Any = None) -> Arrays:
+            found = super().run(component, inputs, outputs)
+            return {name: array * 0 if component == "vision" else array for name, array in found.items()}
+
+    bundle = Bundle.open(bundle_of("fp32"))
+    (request, _), *_ = read_samples(bundle)
+    lines = [{"id": str(i), "text": "what is it? " + "so " * i, "image": str(request.image)} for i in range(16)]
+    components = components_of(bundle.manifest["family"], bundle.manifest["config"])
+    names = [component.name for component in components]
+    report = Report("", "memvp-llama", "onnxruntime", "fp32", THRESHOLDS["int8-weights"], names)
+    dataset = open_dataset(_lines(tmp_path / "in.jsonl", lines))
+    compare_data(report, Blind(bundle), OnnxSession(bundle), components, bundle, bundle.manifest, dataset, GRAPH_ONLY)
+    far = {r.case: r.distance.relative_l2 for r in report.outputs if r.output == "logits"}
+    assert far.keys() == {"data, requests 1 to 8", "data, requests 9 to 16"} and min(far.values()) > 1e-3
 
 
 def test_a_precision_that_was_not_calibrated_is_refused(quantized: Quantized, kept: Path) -> None:
