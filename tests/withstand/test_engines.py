@@ -311,7 +311,8 @@ def test_places_that_cannot_be_written(command: Command, plain: Path, finished: 
     assert done.code == 3 and "engines" in done.verdict
     (plain / "engines").unlink()
     assert contents(plain) == before
-    done = command("trt", plain, "--target", "tensorrt", "--lower-only", plain / "manifest.json" / "folder")
+    (plain.parent / "file").touch()
+    done = command("trt", plain, "--target", "tensorrt", "--lower-only", plain.parent / "file" / "folder")
     assert done.code == 3 and "cannot be written" in done.verdict and contents(plain) == before
     if os.geteuid() == 0:
         return
