@@ -771,7 +771,10 @@ def inspect(path: Path, shapes: tuple[str, ...], flops: bool, compare: str | Non
     from .exporter.inspection.flops import costs_of, print_flops
     from .exporter.inspection.render import print_report
 
-    report = inspect_path(path, shapes=dict(_length(shape) for shape in shapes), verify=verify)
+    lengths = [_length(shape) for shape in shapes]
+    if twice := sorted({name for name, _ in lengths if [other for other, _ in lengths].count(name) > 1}):
+        raise InputError(f"--shape {twice[0]} is there twice.")
+    report = inspect_path(path, shapes=dict(lengths), verify=verify)
     if flops or compare:
         costs = costs_of(report, bool(compare))
         _print_json(costs) if as_json else print_flops(str(path), costs, bool(compare))

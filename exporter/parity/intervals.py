@@ -12,7 +12,8 @@ def wilson(right: int, total: int) -> tuple[float, float]:
     share, z2 = right / total, _Z * _Z
     middle = (share + z2 / (2 * total)) / (1 + z2 / total)
     half = _Z / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total * total))
-    return middle - half, middle + half
+    # Of none and of all, rounding may end beyond.
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def paired(first: Sequence[bool], second: Sequence[bool]) -> tuple[float, float]:

@@ -104,6 +104,11 @@ def test_shapes_that_are_wrong(shape: str, message: str, command: Command, bundl
     assert done.code == 2 and message in done.err
 
 
+def test_a_shape_that_is_there_twice(command: Command, bundle: Path) -> None:
+    done = command("inspect", bundle, "--shape", "batch=1", "--shape", "sequence=3", "--shape", "batch=2")
+    assert done.code == 2 and "--shape batch is there twice" in done.err
+
+
 CHECK_WORDS: list[tuple[list[str], str]] = [
     (["--precision", "fp16"], "no fp16 graph"),
     (["--precision", "bf16"], "no bf16 graph"),

@@ -8,6 +8,8 @@ from memvp_export.exporter.parity.intervals import paired, wilson
 def test_wilson_interval() -> None:
     # Newcombe 1998, table I: 81 of 263.
     assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    for total in range(1, 400):
+        assert 0 <= wilson(0, total)[0] < 1e-9 and 1 - 1e-9 < wilson(total, total)[1] <= 1
 
 
 def test_only_questions_that_differ_count() -> None:
