@@ -257,6 +257,8 @@ def onnx(
 @_AS_JSON
 def calibrate(bundle: Path, html: Path | None, dry_run: bool, as_json: bool, **asked: Any) -> None:
     """Find the ranges of activations on real data, and enter quantized graphs into the bundle."""
+    if dry_run and html:
+        raise InputError("--html does not go with --dry-run: there is no report to write.")
     _needs("onnxruntime", extra="cpu")
     from .calibration.calibrate import calibrate as run_calibration
     from .exporter import console

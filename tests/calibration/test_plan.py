@@ -36,7 +36,8 @@ def test_the_layers_are_those_that_a_calibration_chose(
     given = plan_calibration(root, precision="int8", scales=root / "calibration" / "int8.json")
     assert {one["name"]: one["layers"] for one in given["components"]} == chosen and given["samples"] == 0
     print_plan(json.loads(json.dumps(plan)))
-    assert all(f"{name}" in capsys.readouterr().out for name in ["decoder"])
+    shown = capsys.readouterr().out
+    assert all(name in shown and str(count) in shown for name, count in chosen.items())
 
 
 def test_what_a_calibration_refuses_is_refused(
@@ -61,3 +62,15 @@ def test_what_a_calibration_refuses_is_refused(
     monkeypatch.setattr("memvp_export.exporter.disk.free_bytes", lambda path: 1 << 20)
     with pytest.raises(EnvironmentLack):
         plan_calibration(root)
+
+
+def test_the_command_writes_nothing(
+    quantized: tuple[Path, list[dict[str, Any]]], command: Callable[..., Any], tmp_path: Path
+) -> None:
+    root, page = quantized[0], tmp_path / "page.html"
+    before = files(root)
+    done = command("calibrate", root, "--dry-run")
+    assert done.code == 0 and done.verdict.startswith("dry run: nothing was written; ")
+    refused = command("calibrate", root, "--dry-run", "--html", page)
+    assert refused.code == 2 and "--html does not go with --dry-run" in refused.err
+    assert files(root) == before and not page.exists()
