@@ -62,7 +62,14 @@ def _download(hub: HubReference, reference: str) -> Path:
         # Many repositories hold one model in both formats: PyTorch's files are fetched where there is nothing else.
         for patterns in (SAFETENSORS, TORCH_FILES):
             wanted = [hub.path + pattern for pattern in patterns]
-            path = Path(snapshot_download(hub.repository, revision=hub.revision, allow_patterns=wanted)) / hub.path
+            try:
+                folder = snapshot_download(hub.repository, revision=hub.revision, allow_patterns=wanted)
+            except errors.OfflineModeIsEnabled:
+                # Of a revision that is a commit, some versions ask the hub what it holds before they look.
+                folder = snapshot_download(
+                    hub.repository, revision=hub.revision, allow_patterns=wanted, local_files_only=True
+                )
+            path = Path(folder) / hub.path
             if any(path.glob("*.safetensors")):
                 break
     except errors.LocalEntryNotFoundError:

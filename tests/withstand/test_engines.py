@@ -293,6 +293,7 @@ def test_a_disk_that_fills_up_is_said_and_leaves_nothing(
     assert contents(plain) == before and [p.name for p in plain.parent.iterdir()] == ["plain"]
 
 
+@pytest.mark.usefixtures("tensorrt_here")
 def test_a_disk_that_is_too_small_is_noticed_before_any_work(
     command: Command, plain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
