@@ -1,10 +1,13 @@
 """What commands print: progress, tables, and the last line, which is the verdict. Everything but results goes to
 standard error, so that --json leaves clean output."""
 
+import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any
+
+import click
 
 from .progress import BYTES, Advance, Progress, Stage
 
@@ -27,7 +30,7 @@ class PlainProgress(Progress):
 
     def note(self, message: str) -> None:
         """Print it."""
-        print(f"note: {message}", file=sys.stderr, flush=True)
+        note(message)
 
 
 def _lines(name: str, total: int, unit: str) -> Advance:
@@ -121,6 +124,26 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     with console.capture() as written:
         console.print(made)
     print(written.get())
+
+
+def print_json(data: Any) -> None:
+    """Print a result as JSON to standard output."""
+    click.echo(json.dumps(data, indent=1, default=str))
+
+
+def note(message: str) -> None:
+    """Say something that the user should know although nothing is wrong."""
+    click.echo(f"note: {message}", err=True)
+
+
+def done(message: str) -> None:
+    """The last line of a command that did what it was asked."""
+    click.echo(message, err=True)
+
+
+def counted(things: Sized, name: str) -> str:
+    """How many there are, for people: 1 layer, 2 layers."""
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
 
 
 def size(count: float) -> str:

@@ -1,13 +1,14 @@
 """An image file -> the pixels a model was trained on: robust loading, then what the manifest's `preprocessing` says."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .errors import EnvironmentLack, InputError
+from .image_features import POOLINGS, image_features, takes_features
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 _KNOWN = {"resize": ("squash", "pixelbert", "center-crop"), "filter": ("bicubic",), "channel_order": ("RGB",)}
-_NUMBERS = {"height", "width", "mean", "std", "scale"}
+_OTHERS = {"mean", "std", "scale"}
 _PIXELBERT = {"shorter", "longer", "multiple"}
 _LARGEST_SIDE = 8192
 # Pixels of a picture between scaling and cropping: a line of pixels would become larger than memory.
@@ -120,6 +121,16 @@ def _upright(image: "Image") -> "Image":
         return image
 
 
+def image_shape(spec: Mapping[str, Any]) -> tuple[int, ...]:
+    """The shape of what a model takes of one image, after the manifest's `preprocessing`: [3,H,W] or [rows,width]."""
+    return (spec["rows"], spec["width"]) if takes_features(spec) else (3, spec["height"], spec["width"])
+
+
+def image_array(path: Path, spec: Mapping[str, Any]) -> np.ndarray:
+    """What a model takes of the image at `path`, or of its features: float32 of `image_shape`."""
+    return image_features(path, spec) if takes_features(spec) else preprocess(load_image(path), spec)
+
+
 def to_rgb(image: "Image", container: str | None = None) -> "Image":
     """Any picture as RGB with 8 bits a channel. container is the file format, where it is known: Pillow opens 16-bit
     PNG and PGM files in its 32-bit mode. Raises InputError for 32-bit and float samples, whose range nothing says."""
@@ -135,19 +146,13 @@ def to_rgb(image: "Image", container: str | None = None) -> "Image":
 
 
 def check_preprocessing(spec: Mapping[str, Any]) -> None:
-    """Raise InputError unless `spec` is a preprocessing this version carries out to the letter."""
+    """Raise InputError unless `spec` is a preprocessing this version carries out to the letter: of an image, or of
+    features (see `image_features`)."""
+    if takes_features(spec):
+        _check_keys(spec, {"features": POOLINGS}, {"rows", "width"})
+        return
     sides = {"height", "width"} | (_PIXELBERT if spec.get("resize") == "pixelbert" else set())
-    if odd := sorted(set(spec) ^ (_KNOWN.keys() | _NUMBERS | sides)):
-        state = ", ".join(f"{'unknown' if key in spec else 'missing'} {key!r}" for key in odd)
-        raise InputError(f"the manifest's preprocessing cannot be followed: {state}.")
-    for key, known in _KNOWN.items():
-        if spec[key] not in known:
-            raise InputError(
-                f"the manifest's preprocessing has {key} = {spec[key]!r}; this version knows {', '.join(known)}."
-            )
-    for key in sorted(sides):
-        if not _is_number(spec[key]) or spec[key] != int(spec[key]) or not 1 <= spec[key] <= _LARGEST_SIDE:
-            raise _bad_number(spec, key, f"a whole number from 1 to {_LARGEST_SIDE}")
+    _check_keys(spec, _KNOWN, sides, _OTHERS)
     if spec["resize"] == "center-crop" and spec["height"] != spec["width"]:
         raise _bad_number(spec, "width", f"the height, {spec['height']}: a crop is square")
     for key in ("mean", "std"):
@@ -158,6 +163,24 @@ def check_preprocessing(spec: Mapping[str, Any]) -> None:
         raise _bad_number(spec, "std", "three numbers above 0")
     if not _is_number(spec["scale"]) or spec["scale"] <= 0:
         raise _bad_number(spec, "scale", "a number above 0")
+
+
+def _check_keys(
+    spec: Mapping[str, Any], known: Mapping[str, tuple[str, ...]], sides: Collection[str], others: Collection[str] = ()
+) -> None:
+    """InputError unless `spec` has these keys and no others: of `known` with one of its values, of `sides` with whole
+    numbers."""
+    if odd := sorted(set(spec) ^ {*known, *sides, *others}):
+        state = ", ".join(f"{'unknown' if key in spec else 'missing'} {key!r}" for key in odd)
+        raise InputError(f"the manifest's preprocessing cannot be followed: {state}.")
+    for key, values in known.items():
+        if spec[key] not in values:
+            raise InputError(
+                f"the manifest's preprocessing has {key} = {spec[key]!r}; this version knows {', '.join(values)}."
+            )
+    for key in sorted(sides):
+        if not _is_number(spec[key]) or spec[key] != int(spec[key]) or not 1 <= spec[key] <= _LARGEST_SIDE:
+            raise _bad_number(spec, key, f"a whole number from 1 to {_LARGEST_SIDE}")
 
 
 def _is_number(value: object) -> bool:

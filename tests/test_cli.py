@@ -22,21 +22,26 @@ from memvp_export.calibration.calibrate import calibrate
 from memvp_export.exporter import run as runner
 from memvp_export.exporter.bench.options import Options
 from memvp_export.exporter.bundle import Bundle, change
+from memvp_export.exporter.commands import source_options
+from memvp_export.exporter.commands.options import PRECISIONS, QUANTIZED
+from memvp_export.exporter.commands.plugin import plugin
 from memvp_export.exporter.engines.request import Request
 from memvp_export.exporter.errors import VerdictError
 from memvp_export.exporter.parity.samples import read_cases
+from memvp_export.exporter.text_to_image import ImageSettings
 
 MAIN = "from memvp_export.cli import main; main()"
 COMMANDS = {
     **{name: found for name, found in cli.cli.commands.items() if not isinstance(found, click.Group)},
-    **{f"plugin {name}": found for name, found in cli.plugin.commands.items()},
+    **{f"plugin {name}": found for name, found in plugin.commands.items()},
 }
 # Options that a command hands over as a whole; `trt` has a flag for each precision.
-FLAGS = {name.replace("-", "_") for name in (*cli.PRECISIONS.choices, *cli.QUANTIZED.choices)}
+FLAGS = {name.replace("-", "_") for name in (*PRECISIONS.choices, *QUANTIZED.choices)}
 HANDED_OVER = {
     "bench": {field.name for field in fields(Options)},
     "trt": FLAGS | {field.name for field in fields(Request)},
     "calibrate": set(signature(calibrate).parameters),
+    "run": set(signature(runner.open_session).parameters) | {field.name for field in fields(ImageSettings)},
 }
 
 
@@ -211,6 +216,16 @@ def test_check_writes_its_report_and_its_page(command: Command, bundle: Path, qu
     assert page.read_text().lstrip().lower().startswith("<!doctype html>")
 
 
+@pytest.mark.parametrize("option", ["html", "report"])
+@pytest.mark.parametrize("name", ["check", "bench"])
+def test_a_dry_run_takes_no_place_for_a_report(
+    name: str, option: str, command: Command, bundle: Path, tmp_path: Path
+) -> None:
+    done = command(name, bundle, "--dry-run", f"--{option}", tmp_path / "new")
+    assert done.code == 2 and f"--{option} does not go with --dry-run: there is no report to write" in done.verdict
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_failed_check_exits_with_1_and_says_so_last(command: Command, bundle: Path, tmp_path: Path) -> None:
     import shutil
 
@@ -259,6 +274,9 @@ MISPLACED = [
     (["--text", "x", "--hint", "y"], "--hint goes with --choices"),
     (["--text", "x", "--choices", "y", "--temperature", "1"], "--temperature does not go with --choices"),
     (["--text", "x", "--choices", "y", "--max-new-tokens", "1"], "--max-new-tokens does not go with --choices"),
+    (["--text", "x", "--seed", "0"], "--seed does not go with a temperature of 0: nothing is drawn"),
+    (["--text", "x", "--top-p", "0.5", "--temperature", "0"], "--top-p does not go with a temperature of 0"),
+    (["--data", "x", "-o", "y", "--seed", "1"], "--seed does not go with a temperature of 0"),
     (["--data", "x", "-o", "y", "--image", "z"], "--image does not go with --data"),
     (["--data", "x", "-o", "y", "--choices", "z"], "--choices does not go with --data"),
     (["--data", "questions.jsonl"], "--data needs -o"),
@@ -278,30 +296,32 @@ def test_an_option_that_would_do_nothing_is_refused(
 
 def test_no_option_is_idle() -> None:
     """Every parameter of a command is read: as a name in its function, or by its name out of the flags."""
-    tree = ast.parse(Path(cli.__file__).read_text())
-    looked_up = {
-        node.slice.value for node in ast.walk(tree) if isinstance(node, ast.Subscript) and _is_text(node.slice)
-    } | {node.args[0].value for node in ast.walk(tree) if isinstance(node, ast.Call) and _is_get(node)}
-    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    folder = Path(source_options.__file__).parent
     for name, found in COMMANDS.items():
         assert found.callback is not None
-        body = ast.Module(functions[found.callback.__name__].body, [])
+        word = name.split()[0]
+        # `run` hands its flags to the files of its ways, `onnx` to that of the source.
+        handed = folder.glob({"onnx": "source_options.py"}.get(word, f"{word}_*.py"))
+        files = [folder / f"{word}.py", *handed]
+        trees = [ast.parse(file.read_text()) for file in files]
+        (function,) = (node for node in trees[0].body if getattr(node, "name", None) == found.callback.__name__)
+        body = ast.Module(function.body, [])
         read = {node.id for node in ast.walk(body) if isinstance(node, ast.Name)}
+        looked_up = {
+            node.slice.value
+            for tree in trees
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Subscript) and _is_text(node.slice)
+        }
         if name in HANDED_OVER:
             read |= HANDED_OVER[name]
         for parameter in found.params:
-            if isinstance(parameter, click.Argument) or parameter.name not in cli._FILES:
+            if isinstance(parameter, click.Argument) or parameter.name not in source_options.FILES:
                 assert parameter.name in read | looked_up, f"{name} --{parameter.name}"
 
 
 def _is_text(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, str)
-
-
-def _is_get(node: ast.Call) -> bool:
-    return (
-        isinstance(node.func, ast.Attribute) and node.func.attr == "get" and bool(node.args) and _is_text(node.args[0])
-    )
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -386,7 +406,7 @@ def test_an_interrupt_that_arrives_in_a_destructor_is_not_lost(
         def __del__(self) -> None:
             signal.raise_signal(number)
 
-    def long_work(*args: object) -> NoReturn:
+    def long_work(*args: object, **options: object) -> NoReturn:
         Interrupted()
         time.sleep(30)
         pytest.fail("the interrupt was lost")

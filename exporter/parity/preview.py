@@ -1,7 +1,6 @@
 """What a check will compare, for a dry run."""
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,8 @@ from ..bundle import Bundle
 from ..checkpoints.source import Source
 from ..datasets import open_dataset
 from ..engines.session import TensorRTSession
-from ..errors import MissingPackage
 from ..kv_cache import is_present
+from ..packages import require_installed
 from ..pipelines import makes_images
 from ..run import open_session
 from .samples import read_cases, read_samples
@@ -57,8 +56,8 @@ def _engines(
     bundle: Bundle, backend: str, precision: str, trust_bundle: bool, lowering: str | None
 ) -> list[Mapping[str, Any]]:
     """The engines that would run, none with ONNX Runtime. Opening a session loads nothing."""
-    if backend != "tensorrt" and find_spec("onnxruntime") is None:
-        raise MissingPackage("onnxruntime", "cpu")
+    if backend != "tensorrt":
+        require_installed("onnxruntime", extra="cpu")
     session = open_session(bundle, backend, precision, trust_bundle, lowering)
     if not isinstance(session, TensorRTSession):
         return []
