@@ -8,8 +8,8 @@ from ..errors import EnvironmentLack, InputError, MissingPackage
 
 PREFIX = "hf:"
 SYNTAX = "hf:owner/name@revision[:path]"
-SAFETENSORS = ["*.safetensors", "*.json", "*.model"]
-TORCH_FILES = ["*.pth", "*.pt"]
+SAFETENSORS = ["*.safetensors", "*.json", "*.model", "merges.txt"]
+TORCH_FILES = ["*.pth", "*.pt", "pytorch_model.bin"]
 
 
 @dataclass(frozen=True)

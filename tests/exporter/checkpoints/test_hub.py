@@ -95,9 +95,9 @@ def test_repository_names_that_the_hub_refuses(cache: Path) -> None:
 @pytest.mark.parametrize(
     ("safetensors", "folder", "fetched"),
     [
-        ("model.safetensors", "", ["config.json", "model.safetensors"]),
+        ("model.safetensors", "", ["config.json", "merges.txt", "model.safetensors"]),
         ("7B/model.safetensors", "7B/", ["model.safetensors", "params.json"]),
-        (None, "", ["config.json", "original/consolidated.00.pth", "pytorch.pt"]),
+        (None, "", ["config.json", "merges.txt", "original/consolidated.00.pth", "pytorch_model.bin"]),
         ("original/model.safetensors", "", None),
     ],
 )
@@ -105,7 +105,14 @@ def test_pytorch_files_are_not_fetched_beside_safetensors(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, safetensors: str | None, folder: str, fetched: list[str] | None
 ) -> None:
     """snapshot_download is replaced by one that makes the files it is asked for."""
-    files = ["config.json", "7B/params.json", "pytorch.pt", "original/consolidated.00.pth", "7B/consolidated.00.pth"]
+    files = [
+        "config.json",
+        "merges.txt",
+        "7B/params.json",
+        "pytorch_model.bin",
+        "original/consolidated.00.pth",
+        "7B/consolidated.00.pth",
+    ]
     files += [safetensors] if safetensors else []
 
     def download(repository: str, revision: str, allow_patterns: list[str]) -> str:
@@ -120,6 +127,6 @@ def test_pytorch_files_are_not_fetched_beside_safetensors(
     found = sorted(one.relative_to(path).as_posix() for one in path.rglob("*") if one.is_file())
     if fetched is None:
         # Those in a folder below are not what the reference names.
-        assert "pytorch.pt" in found
+        assert "pytorch_model.bin" in found
     else:
         assert [name for name in found if not name.startswith("7B/")] == fetched
