@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -73,7 +74,7 @@ def write_source(folder: Path, sizes: Sizes, seed: int = 0, dtype: torch.dtype =
     generator = torch.Generator().manual_seed(seed)
     _save(base / "consolidated.00.pth", llama_shapes(sizes), dtype, generator)
     _save(folder / "ViT.pt", tower_shapes(sizes), torch.float16, generator)
-    adapter = {name: _values(name, shape, generator) for name, shape in adapter_shapes(sizes).items()}
+    adapter = {name: random_values(name, shape, generator) for name, shape in adapter_shapes(sizes).items()}
     torch.save(
         {
             "model": {f"module.{name}": tensor for name, tensor in adapter.items()},
@@ -84,7 +85,7 @@ def write_source(folder: Path, sizes: Sizes, seed: int = 0, dtype: torch.dtype =
         },
         folder / "checkpoint-19.pth",
     )
-    _train_tokenizer(folder / "weights" / "tokenizer.model", sizes.vocab)
+    train_tokenizer(folder / "weights" / "tokenizer.model", sizes.vocab)
     toml = folder / "model.toml"
     toml.write_text(
         'family = "memvp-llama"\ntask = "vqa"\n\n[files]\nbase = "weights/base"\nvision = "ViT.pt"\n'
@@ -154,7 +155,8 @@ def adapter_shapes(sizes: Sizes) -> Shapes:
     return shapes
 
 
-def _values(name: str, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+def random_values(name: str, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    """A tensor of this name and shape, so scaled that activations stay of order one and the image moves the answer."""
     noise = torch.randn(shape, generator=generator)
     if name.endswith(("norm.weight", "ln_1.weight", "ln_2.weight", "ln_pre.weight", "ln_post.weight")):
         return 1 + 0.1 * noise
@@ -186,7 +188,7 @@ def _save(path: Path, shapes: Shapes, dtype: torch.dtype, generator: torch.Gener
 def _row_blocks(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Iterator[torch.Tensor]:
     step = max(1, (32 << 20) // max(1, torch.Size(shape[1:]).numel()))
     for start in range(0, shape[0], step):
-        yield _values(name, (min(step, shape[0] - start), *shape[1:]), generator)
+        yield random_values(name, (min(step, shape[0] - start), *shape[1:]), generator)
 
 
 def _storage_offsets(path: Path) -> list[int]:
@@ -202,8 +204,9 @@ def _storage_offsets(path: Path) -> list[int]:
     return offsets
 
 
-def _train_tokenizer(path: Path, vocab: int) -> None:
-    """A sentencepiece model of exactly `vocab` pieces, LLaMA's special ids (unknown 0, begin 1, end 2)."""
+def train_tokenizer(path: Path, vocab: int, **others: Any) -> None:
+    """A sentencepiece model of exactly `vocab` pieces, LLaMA's special ids (unknown 0, begin 1, end 2). others are
+    options of the trainer in place of these."""
     import sentencepiece
 
     # Enough different words that the trainer finds as many pieces as asked for.
@@ -213,17 +216,13 @@ def _train_tokenizer(path: Path, vocab: int) -> None:
     text = Path(os.fspath(path) + ".txt")
     text.write_text("\n".join(" ".join(words[i : i + 12]) for i in range(0, len(words), 12)))
     try:
+        ids = {"unk_id": 0, "bos_id": 1, "eos_id": 2, "pad_id": -1}
         sentencepiece.SentencePieceTrainer.train(
             input=str(text),
             model_prefix=os.fspath(path.with_suffix("")),
             vocab_size=vocab,
-            model_type="bpe",
-            byte_fallback=vocab > 400,
-            unk_id=0,
-            bos_id=1,
-            eos_id=2,
-            pad_id=-1,
             minloglevel=2,
+            **{"model_type": "bpe", "byte_fallback": vocab > 400, **ids, **others},
         )
     finally:
         text.unlink()

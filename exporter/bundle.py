@@ -18,6 +18,7 @@ from typing import Any
 from .disk import lack_of_room, require_writable
 from .errors import EnvironmentLack, InputError
 from .forms import fault
+from .keep_fp32 import own_patterns
 from .partial import LOCK, held_name, is_held, lock, partial_folder, put_in_place, remove_leftovers
 from .precisions import PLAIN
 
@@ -108,8 +109,11 @@ class Bundle:
         return self.path(graphs[precision]["file"])
 
     def keep_fp32(self, component: str, precision: str) -> tuple[str, ...]:
-        """The patterns of the modules that a component's graph keeps in float32; none where there is no such graph."""
-        graph = self.manifest["components"][component]["graphs"].get(precision, {})
+        """The patterns of the modules that a component's graph keeps in float32; those of its family where there is no
+        such graph."""
+        graph = self.manifest["components"][component]["graphs"].get(precision)
+        if graph is None:
+            return own_patterns(self.manifest["family"], component, precision)
         return tuple(graph.get("keep_fp32", ()))
 
     def plain_precision(self, precision: str | None = None) -> str:

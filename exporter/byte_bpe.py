@@ -21,13 +21,14 @@ def describe_byte_bpe(files: Mapping[str, Path]) -> dict[str, Any]:
 def open_byte_bpe(files: Mapping[str, Path], entry: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
     """What the files are, and the model of the library `tokenizers` that they make, whatever a manifest's entry says.
     The names of special tokens in a text are these tokens, as in RoBERTa's own."""
-    from tokenizers import AddedToken, pre_tokenizers
+    from tokenizers import AddedToken, decoders, pre_tokenizers
 
     found = read_bpe(files, _MODEL, [*_SPECIAL.values(), *byte_letters()])
     _require_roberta(found.whole, files["file"])
     vocabulary = found.vocabulary
     model = merged_model(found, files, _MODEL, end_of_word_suffix="")
     model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.decoder = decoders.ByteLevel()
     model.add_special_tokens([*_SPECIAL.values(), AddedToken(_MASK, lstrip=True)][: 5 if _MASK in vocabulary else 4])
     special = {name: vocabulary[token] for name, token in _SPECIAL.items()}
     return {"type": "byte-bpe", "pieces": len(vocabulary), **special}, model

@@ -73,6 +73,10 @@ class Classifier:
         """Raises InputError: choices are for models that generate text."""
         raise InputError("this model has classes of its own: leave the choices out.")
 
+    def check(self, request: Request) -> None:
+        """Raise InputError for a request without the images that this model looks at."""
+        self._paths(request)
+
     def inputs(self, requests: Sequence[Request]) -> Arrays:
         """What `model` takes for these requests: texts padded on the right, images with the mask of what they
         fill where the model takes one."""

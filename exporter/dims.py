@@ -1,8 +1,11 @@
 """Dimensions of tensors as graphs and manifests write them: a number, a name, or a sum of names such as
-"past_sequence + sequence", where a name may be there many times: "8*height"."""
+"past_sequence + sequence", where a name may be there many times: "8*height". Inside graphs there are products of names
+too: "64*height*width"."""
 
 import re
 from collections.abc import Mapping
+from functools import cache
+from math import prod
 
 Dim = int | str | None
 _TERM = re.compile(r"(?:(?P<times>[1-9]\d{0,3})\*)?(?P<name>[A-Za-z_]\w*)|\d+")
@@ -11,11 +14,14 @@ _TERM = re.compile(r"(?:(?P<times>[1-9]\d{0,3})\*)?(?P<name>[A-Za-z_]\w*)|\d+")
 def terms(dim: Dim) -> list[str]:
     """The names, and numbers, that a dimension is the sum of: none of a number, or where nothing is said (None). What
     is no such sum, as "floor(width/2)" of another exporter, is one name."""
-    if not isinstance(dim, str):
-        return []
+    return [*_terms(dim)] if isinstance(dim, str) else []
+
+
+@cache
+def _terms(dim: str) -> tuple[str, ...]:
     found = [_TERM.fullmatch(part.strip()) for part in dim.split("+")]
     parts = [[part["name"] or part[0]] * int(part["times"] or 1) for part in found if part]
-    return [name for part in parts for name in part] if all(found) else [dim]
+    return tuple(name for part in parts for name in part) if all(found) else (dim,)
 
 
 def without_term(dim: Dim, term: str) -> Dim:
@@ -30,10 +36,15 @@ def multiple(times: int, name: str) -> str:
 
 
 def length(dim: int | str, lengths: Mapping[str, int]) -> int:
-    """The length of a dimension whose names have these. Raises KeyError for a name that has none."""
+    """The length of a dimension, or a sum of products, whose names have these. Raises KeyError for a name that has
+    none."""
     if isinstance(dim, int):
         return dim
-    return sum(int(term) if term.isdigit() else lengths[term] for term in terms(dim))
+    # What another exporter writes may be one name.
+    if dim in lengths:
+        return lengths[dim]
+    parts = [[factor.strip() for factor in part.split("*")] for part in dim.split("+")]
+    return sum(prod(int(name) if name.isdigit() else lengths[name] for name in part) for part in parts)
 
 
 def known_length(dim: Dim, lengths: Mapping[str, int]) -> int | None:

@@ -52,6 +52,12 @@ def require_writable(folder: Path) -> None:
         raise EnvironmentLack(f"{folder} cannot be written: {why}.")
 
 
+def require_readable(path: Path) -> None:
+    """Raise EnvironmentLack where a file may not be read: for readers whose own error says that it is damaged."""
+    if path.exists() and not os.access(path, os.R_OK):
+        raise EnvironmentLack(f"{path} cannot be read: no permission.")
+
+
 @contextmanager
 def work_folder(target: Path) -> Iterator[Path]:
     """A folder beside `target` that is gone at the end, unless it was renamed; leftovers of killed runs are removed.

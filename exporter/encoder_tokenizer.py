@@ -25,8 +25,8 @@ _KEYS = {"file", "pieces", "prefix", "maximum", "cls", "sep", "pad", "unk"}
 class EncoderTokenizer:
     """A vocabulary with the ids its manifest entry gives.
 
-    Attributes: cls, sep, pad; pieces, how many ids it knows; maximum, the longest text of the model in tokens, [CLS]
-    and [SEP] included.
+    Attributes: cls, sep, pad; eos, which is sep; pieces, how many ids it knows; maximum, the longest text of the model
+    in tokens, [CLS] and [SEP] included.
     """
 
     def __init__(self, root: Path, entry: Mapping[str, Any]) -> None:
@@ -48,6 +48,7 @@ class EncoderTokenizer:
                 )
         self.pieces = int(found["pieces"])
         self.cls, self.sep, self.pad = (int(found[name]) for name in ("cls", "sep", "pad"))
+        self.eos = self.sep
         self.maximum = int(entry["maximum"])
         self._prefix = str(entry["prefix"])
 
@@ -60,6 +61,12 @@ class EncoderTokenizer:
                 f"the text is not valid Unicode: it has half a surrogate pair at {error.start}."
             ) from error
         return [self.cls, *self._model.encode(self._prefix + text, add_special_tokens=False).ids, self.sep]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids; special tokens have none. Raises InputError for an id that is none."""
+        if odd := [token for token in ids if not 0 <= token < self.pieces]:
+            raise InputError(f"token {odd[0]} is not one of the tokenizer's {self.pieces}: model and tokenizer differ.")
+        return str(self._model.decode([int(token) for token in ids]))
 
     def batch(self, rows: Sequence[Sequence[int]], longest: int) -> Arrays:
         """input_ids and attention_mask [B,T] int64 of rows that `encode` made, padded on the right to the longest; what

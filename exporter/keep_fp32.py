@@ -14,6 +14,10 @@ from .errors import InputError
 METADATA = "keep_fp32"
 HALF = ("fp16", "bf16")
 _NEAR = 3
+_WO = ("*.DenseReluDense.wo",)
+# What a family keeps whether or not it is asked for, by precision and component. T5 writes results beyond float16, for
+# which transformers keeps these matrices in float32 too.
+_OWN: dict[tuple[str, str], dict[str, tuple[str, ...]]] = {("memvp-t5", "fp16"): {"encoder": _WO, "decoder": _WO}}
 
 
 def module_of(weight: str) -> str:
@@ -26,10 +30,16 @@ def is_kept(weight: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(module_of(weight), pattern) for pattern in patterns)
 
 
+def own_patterns(family: str, component: str, precision: str) -> tuple[str, ...]:
+    """The patterns of what a family's component keeps without being asked to."""
+    return _OWN.get((family, precision), {}).get(component, ())
+
+
 def patterns_of(
-    weights: Mapping[str, Iterable[str]], patterns: Sequence[str], precision: str
+    family: str, weights: Mapping[str, Iterable[str]], patterns: Sequence[str], precision: str
 ) -> dict[str, tuple[str, ...]]:
-    """For each component the patterns that match a module of it, in order; weights are its weights' official names.
+    """For each component the family's own patterns, and in order those that match a module of it; weights are its
+    weights' official names.
 
     Raises InputError for graphs that are not half, and for patterns that match nothing, with near names.
     """
@@ -49,4 +59,4 @@ def patterns_of(
             raise InputError(
                 f"--keep-fp32 {pattern!r} matches no module of {', '.join(names)}; near it are {', '.join(near)}."
             )
-    return found
+    return {name: tuple(dict.fromkeys((*own_patterns(family, name, precision), *part))) for name, part in found.items()}

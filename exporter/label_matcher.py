@@ -81,6 +81,11 @@ class LabelMatcher:
 
     score = answer
 
+    def check(self, request: Request) -> None:
+        """Raise InputError for a request without its image, or whose labels or template are none."""
+        self._path(request)
+        self.prompts(request)
+
     def logits(self, requests: Sequence[Request], image_embeds: np.ndarray) -> list[np.ndarray]:
         """For each request `exp(logit_scale) image_embeds text_embeds^T` over its labels, float32 [labels]."""
         prompts = [self.prompts(request) for request in requests]

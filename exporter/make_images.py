@@ -89,11 +89,16 @@ def image_requests(data: Path | str) -> list[Request]:
     requests = list(open_dataset(data).requests())
     if wrong := [request.id for request in requests if not _is_name(request.id)]:
         raise InputError(f"{data}: the id {wrong[0]!r} is no name of a file: images are written to <id>{_SUFFIX}.")
-    if drawn := [request.id for request in requests if request.image]:
-        raise InputError(f"{data}: the request {drawn[0]!r} has an image; this model makes one of its text.")
-    if asked := [request.id for request in requests if request.choices]:
-        raise InputError(f"{data}: the request {asked[0]!r} has choices; this model makes an image of a text.")
+    require_texts(requests, data)
     return requests
+
+
+def require_texts(requests: Sequence[Request], where: Path | str) -> None:
+    """Raise InputError for a request that has more than a text."""
+    if drawn := [request.id for request in requests if request.image]:
+        raise InputError(f"{where}: the request {drawn[0]!r} has an image; this model makes one of its text.")
+    if asked := [request.id for request in requests if request.choices]:
+        raise InputError(f"{where}: the request {asked[0]!r} has choices; this model makes an image of a text.")
 
 
 def _open(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .bundle import Bundle
+from .call_shapes import check_dims, check_ranges
 from .errors import EnvironmentLack, InputError, MissingPackage
 from .machine import available_memory
 from .session import Arrays, cast_input
@@ -33,7 +34,9 @@ class OnnxSession:
         providers: tuple[str, ...] = ("CPUExecutionProvider",),
         threads: int = 0,
     ) -> None:
+        self._entries: Mapping[str, Any] = {}
         if isinstance(graphs, Bundle):
+            self._entries = graphs.manifest["components"]
             bundle, precision = graphs, precision or graphs.manifest["precision"]
             graphs = {name: bundle.graph(name, precision) for name in bundle.manifest["components"]}
             precision = bundle.plain_precision(precision)
@@ -53,6 +56,10 @@ class OnnxSession:
             feed[port.name] = cast_input(inputs[port.name], _TYPES[port.type], port.name)
         if unknown := sorted(set(inputs) - set(feed)):
             raise InputError(f"{component} has no input {', '.join(map(repr, unknown))}; it takes {', '.join(feed)}")
+        if component in self._entries:
+            entry = self._entries[component]
+            lengths = check_dims(entry["inputs"], {name: array.shape for name, array in feed.items()})
+            check_ranges(component, lengths, entry["ranges"])
         names = outputs or [port.name for port in session.get_outputs()]
         try:
             results = session.run(names, feed)

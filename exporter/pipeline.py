@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from .data import LETTERS, Answer, Request, require_letters
+from .encoder_tokenizer import EncoderTokenizer
 from .errors import InputError
-from .images import check_preprocessing, load_image, preprocess
+from .images import check_preprocessing, image_array, image_shape
 from .kv_cache import KVCache, pieces
 from .session import Arrays, Session, require_finite
 from .tokenization import Tokenizer
@@ -51,14 +52,69 @@ class Settings:
         return {name: value for name, value in vars(self).items() if name != "batch"}
 
 
-class Pipeline:
-    """Answers requests with the components `vision` and `decoder` of a session.
+class TextPipeline:
+    """What pipelines that write text share: requests in batches, one look at one image each.
 
-    Attributes: tokenizer; preprocessing; max_sequence, the columns of prompt and answer together; max_batch; defaults,
-    the Settings used where none are given; scores, False: an answer is a text.
+    Attributes: tokenizer, with `pieces`, `eos`, `pad` and `decode`; preprocessing; max_batch; defaults, the Settings
+    used where none are given; scores, False: an answer is a text.
     """
 
     scores = False
+    tokenizer: Tokenizer | EncoderTokenizer
+    preprocessing: Mapping[str, Any]
+    max_batch: int
+    defaults: Settings
+
+    def answer(self, requests: Iterable[Request], settings: Settings | None = None) -> list[Answer]:
+        """Answers in the order of the requests. Raises InputError for unusable images, texts or settings, VerdictError
+        where the model gives logits that are not finite."""
+        return [answer for batch in self.batches(requests, settings) for answer in batch]
+
+    def batches(self, requests: Iterable[Request], settings: Settings | None = None) -> Iterator[list[Answer]]:
+        """As `answer`, a batch at a time; requests are taken as they are needed."""
+        settings = settings or self.defaults
+        size = settings.batch or min(DEFAULT_BATCH, self.max_batch)
+        if size > self.max_batch:
+            raise InputError(f"batch is {size}; the decoder takes at most {self.max_batch}.")
+        self._check_length(settings)
+        source = iter(requests)
+        while batch := list(islice(source, size)):
+            yield self._answer_batch(batch, settings)
+
+    def check(self, request: Request) -> None:
+        """Raise InputError for a request that has more than this model looks at."""
+        if request.image_2:
+            raise InputError(f"the request {request.id!r} has two images; this model looks at one.")
+
+    def _check_length(self, settings: Settings) -> None:
+        """InputError where so many new tokens cannot be generated."""
+        raise NotImplementedError
+
+    def _answer_batch(self, requests: Sequence[Request], settings: Settings) -> list[Answer]:
+        raise NotImplementedError
+
+    def _looked_at(self, requests: Sequence[Request]) -> np.ndarray:
+        """What the model takes of the requests' images, float32 [B,...]; rows without an image are zeros (spec 1.6)."""
+        for request in requests:
+            self.check(request)
+        seen = np.zeros((len(requests), *image_shape(self.preprocessing)), np.float32)
+        for row, request in enumerate(requests):
+            if request.image is not None:
+                seen[row] = image_array(request.image, self.preprocessing)
+        return seen
+
+    def _finish(self, request: Request, ids: list[int], truncated: bool) -> Answer:
+        ids = ids[: ids.index(self.tokenizer.eos)] if self.tokenizer.eos in ids else ids
+        text = self.tokenizer.decode(ids)
+        choice = choice_in(text, len(request.choices)) if request.choices else None
+        return Answer(request.id, text, tuple(ids), choice, truncated)
+
+
+class Pipeline(TextPipeline):
+    """Answers requests with the components `vision` and `decoder` of a session.
+
+    Attributes: those of `TextPipeline`; max_sequence, the columns of prompt and answer together.
+    """
 
     def __init__(
         self,
@@ -105,22 +161,6 @@ class Pipeline:
             Settings(max_new_tokens=manifest["generation"]["max_new_tokens"]),
         )
 
-    def answer(self, requests: Iterable[Request], settings: Settings | None = None) -> list[Answer]:
-        """Answers in the order of the requests. Raises InputError for unusable images, texts or settings, VerdictError
-        where the model gives logits that are not finite."""
-        return [answer for batch in self.batches(requests, settings) for answer in batch]
-
-    def batches(self, requests: Iterable[Request], settings: Settings | None = None) -> Iterator[list[Answer]]:
-        """As `answer`, a batch at a time; requests are taken as they are needed."""
-        settings = settings or self.defaults
-        size = settings.batch or min(DEFAULT_BATCH, self.max_batch)
-        if size > self.max_batch:
-            raise InputError(f"batch is {size}; the decoder takes at most {self.max_batch}.")
-        self._check_length(settings)
-        source = iter(requests)
-        while batch := list(islice(source, size)):
-            yield self._answer_batch(batch, settings)
-
     def score(self, requests: Iterable[Request], settings: Settings | None = None) -> list[Answer]:
         """The choice of each request by one greedy token, a single pass through the decoder (spec 1.5, step 5)."""
         requests = list(requests)
@@ -158,15 +198,8 @@ class Pipeline:
 
     def inputs(self, requests: Sequence[Request]) -> Arrays:
         """What `vision` takes for these requests; rows without an image are zeros with the indicator 0 (spec 1.6)."""
-        if second := [request.id for request in requests if request.image_2]:
-            raise InputError(f"the request {second[0]!r} has two images; this model looks at one.")
-        shape = (len(requests), 3, self.preprocessing["height"], self.preprocessing["width"])
-        pixels = np.zeros(shape, np.float32)
-        for row, request in enumerate(requests):
-            if request.image is not None:
-                pixels[row] = preprocess(load_image(request.image), self.preprocessing)
         indicator = np.array([request.image is not None for request in requests], np.float32)
-        return {"pixel_values": pixels, "image_indicator": indicator}
+        return {"pixel_values": self._looked_at(requests), "image_indicator": indicator}
 
     def padded(self, rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
         """Token ids padded on the left, and their mask: int64 [B,T]."""
@@ -242,12 +275,6 @@ class Pipeline:
         assert found is not None
         return found
 
-    def _finish(self, request: Request, ids: list[int], truncated: bool) -> Answer:
-        ids = ids[: ids.index(self.tokenizer.eos)] if self.tokenizer.eos in ids else ids
-        text = self.tokenizer.decode(ids)
-        choice = choice_in(text, len(request.choices)) if request.choices else None
-        return Answer(request.id, text, tuple(ids), choice, truncated)
-
 
 def choice_in(text: str, choices: int) -> int:
     """The index of the first letter A to Z in an answer, -1 where it is none of the first `choices` (spec 1.6)."""
@@ -261,7 +288,11 @@ def next_tokens(logits: np.ndarray, settings: Settings, generators: Sequence[np.
 
     logits [B,V] float. Raises VerdictError where they are not finite, as in a half type that overflowed.
     """
-    require_finite(logits, "the decoder gave logits")
+    return chosen_tokens(require_finite(logits, "the decoder gave logits"), settings, generators)
+
+
+def chosen_tokens(logits: np.ndarray, settings: Settings, generators: Sequence[np.random.Generator]) -> np.ndarray:
+    """As `next_tokens`, where the logits of tokens that may not come are -inf."""
     if settings.temperature == 0:
         return logits.argmax(-1).astype(np.int64)
     drawn = [_draw(row, settings, generator) for row, generator in zip(logits, generators, strict=True)]

@@ -5,14 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from .classifier import MODEL, Classifier, gives_scores
+from .encoder_decoder import EncoderDecoder
 from .errors import InputError
 from .label_matcher import LabelMatcher
 from .pipeline import Pipeline
 from .session import Session
 
-AnyPipeline = Pipeline | Classifier | LabelMatcher
-_PIPELINES: dict[str, type[Pipeline] | type[Classifier] | type[LabelMatcher]] = {
+AnyPipeline = Pipeline | EncoderDecoder | Classifier | LabelMatcher
+_PIPELINES: dict[str, type[Pipeline] | type[EncoderDecoder] | type[Classifier] | type[LabelMatcher]] = {
     "memvp-llama": Pipeline,
+    "memvp-bart": EncoderDecoder,
+    "memvp-t5": EncoderDecoder,
     "apt-vilt": Classifier,
     "apt-meter": Classifier,
     "apt-clip": LabelMatcher,

@@ -88,7 +88,8 @@ def plan_export(
     precision = precision or model.precision
     opset = opset or default_opset(precision)
     check_opset(opset, precision)
-    kept = patterns_of({part.name: part.weights for part in model.components}, keep_fp32, precision)
+    weights = {part.name: part.weights for part in model.components}
+    kept = patterns_of(model.family, weights, keep_fp32, precision)
     narrow, wide = ITEM_SIZE[precision], ITEM_SIZE["fp32"]
     sizes = {
         part.name: sum(

@@ -157,6 +157,27 @@ def run_file(
     return count
 
 
+def check_file(
+    bundle: Bundle | Path | str,
+    data: Path | str,
+    backend: str = "onnxruntime",
+    precision: str | None = None,
+    trust_bundle: bool = False,
+    lowering: str | None = None,
+    note: Note = lambda words: None,
+    labels: Sequence[str] | None = None,
+) -> int:
+    """How many requests `run_file` would answer, for a dry run: nothing is answered. Raises InputError for requests or
+    labels that the bundle does not take; images are not opened."""
+    bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    pipeline = open_pipeline(bundle, backend, precision, trust_bundle, lowering, note, labels)
+    count = 0
+    for request in open_dataset(data).requests():
+        pipeline.check(request)
+        count += 1
+    return count
+
+
 def run_component(
     bundle: Bundle | Path | str,
     component: str,

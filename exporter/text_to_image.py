@@ -118,13 +118,17 @@ class TextToImage:
     def images(self, texts: Sequence[str], settings: ImageSettings) -> np.ndarray:
         """Images uint8 [B,H,W,3] of texts, at most max_batch. Raises InputError for settings that the model does not
         take, VerdictError where a component gives values that are not finite."""
-        latents = self.latents(texts, settings)
+        decoded = self.decoded(self.latents(texts, settings))
+        pixels = (decoded.transpose(0, 2, 3, 1) / 2 + 0.5).clip(0, 1)
+        return np.asarray((pixels * 255).round().astype(np.uint8))
+
+    def decoded(self, latents: np.ndarray) -> np.ndarray:
+        """Images float32 [B,3,H,W], about -1 to 1, of the last latents [B,4,h,w]."""
         rows, found = self._rows[VAE_DECODER], []
         for at in range(0, len(latents), rows):
             part = {"latent_sample": latents[at : at + rows] / np.float32(self._scaling)}
             found.append(_finite(self._session.run(VAE_DECODER, part, ["sample"])["sample"], VAE_DECODER))
-        pixels = (np.concatenate(found).transpose(0, 2, 3, 1) / 2 + 0.5).clip(0, 1)
-        return np.asarray((pixels * 255).round().astype(np.uint8))
+        return np.concatenate(found)
 
     def latents(self, texts: Sequence[str], settings: ImageSettings) -> np.ndarray:
         """What the last step leaves of the noise, float32 [B,4,h,w], before it is scaled and decoded; see `images`."""

@@ -20,7 +20,8 @@ class Tokenizer:
 
     def __init__(self, root: Path, entry: Mapping[str, Any]) -> None:
         """root is the bundle's folder, entry the manifest's `tokenizer`: type, file, bos, eos, pad, prefix, maximum,
-        and pieces where it is known. Raises InputError where the entry and the file do not fit."""
+        and pieces where it is known; ends, where texts end with EOS; unk, where the unknown token has no text. Raises
+        InputError where the entry and the file do not fit."""
         if entry.get("type") != "sentencepiece":
             raise InputError(
                 f"the manifest's tokenizer is of type {entry.get('type')!r}; this version knows sentencepiece."
@@ -37,6 +38,8 @@ class Tokenizer:
         self.bos = None if entry["bos"] is None else self._id(entry, "bos")
         self.eos = self._id(entry, "eos")
         self.pad = self._id(entry, "pad")
+        self._ends = bool(entry.get("ends", False))
+        self._textless = {self._id(entry, "unk")} if "unk" in entry else set()
         self.maximum = int(entry["maximum"])
         self._prefix = str(entry["prefix"])
 
@@ -47,7 +50,8 @@ class Tokenizer:
         return value
 
     def encode(self, text: str) -> list[int]:
-        """BOS, then the ids of the prefix and the text (spec 1.5). Empty text is allowed."""
+        """BOS, then the ids of the prefix and the text (spec 1.5), and EOS where texts end with it. Empty text is
+        allowed."""
         try:
             (self._prefix + text).encode()
         except UnicodeEncodeError as error:
@@ -55,13 +59,13 @@ class Tokenizer:
                 f"the text is not valid Unicode: it has half a surrogate pair at {error.start}."
             ) from error
         ids = [int(token) for token in self._model.encode(self._prefix + text)]
-        return ids if self.bos is None else [self.bos, *ids]
+        return [*([] if self.bos is None else [self.bos]), *ids, *([self.eos] if self._ends else [])]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids; control tokens have none. Raises InputError for an id that is not in the model."""
         if odd := [token for token in ids if not 0 <= token < self.pieces]:
             raise InputError(f"token {odd[0]} is not one of the tokenizer's {self.pieces}: model and tokenizer differ.")
-        return str(self._model.decode([int(token) for token in ids]))
+        return str(self._model.decode([int(token) for token in ids if token not in self._textless]))
 
 
 def describe_sentencepiece(path: Path | str) -> dict[str, Any]:
@@ -80,6 +84,13 @@ def describe_sentencepiece(path: Path | str) -> dict[str, Any]:
         "pad": max(model.pad_id(), 0),
         "pieces": model.get_piece_size(),
     }
+
+
+def describe_t5(path: Path | str) -> dict[str, Any]:
+    """The same of T5's spiece.model, whose texts have no beginning but an end, and whose unknown token has no text. The
+    ids that T5 adds behind the pieces are in no text."""
+    described = describe_sentencepiece(path)
+    return {**described, "bos": None, "ends": True, "unk": _load(Path(path)).unk_id()}
 
 
 def _load(path: Path) -> Any:

@@ -66,6 +66,8 @@ def plan_build(
     if output.is_dir():
         raise InputError(f"{output} is a folder; name a file.")
     check_no_file_of_bundle(output)
+    if output.is_file() and not _may_be_library(output):
+        raise InputError(f"{output} is no library, and would be destroyed. Name another.")
     require_writable(output.parent)
     compiler = find_nvcc(nvcc)
     chosen = choose_archs(compiler, archs)
@@ -73,6 +75,12 @@ def plan_build(
     if not (os.environ.get("NVCC_CCBIN") or shutil.which("g++")):
         raise EnvironmentLack("nvcc needs a C++ compiler, and there is no g++ on PATH. Install it (package g++).")
     return BuildPlan(output, compiler, found, tuple(chosen))
+
+
+def _may_be_library(path: Path) -> bool:
+    """Whether a file is a library, whole or not, or is empty."""
+    with path.open("rb") as file:
+        return file.read(4) in (b"", b"\x7fELF")
 
 
 def build_plugin(

@@ -7,14 +7,16 @@ import numpy as np
 
 from ..bundle import Bundle
 from ..dims import length
-from ..engines.profiles import SIDES
-from ..kv_cache import KVCache, is_past, pieces
+from ..engines.profiles import READ, SIDES
+from ..kv_cache import KVCache, pieces
 from ..parity.samples import read_cases
 from ..precisions import DTYPES
 from ..session import Arrays, Session
 from .loads import DECODE, Load
 
 _SEED = 20240607
+# Of the text that a decoder looks at while it writes.
+_READ_COLUMNS = 16
 
 
 def golden_arrays(bundle: Bundle) -> Arrays:
@@ -23,10 +25,12 @@ def golden_arrays(bundle: Bundle) -> Arrays:
     known: Arrays = {}
     for case in read_cases(bundle):
         if case.name == "rows":
-            known |= {name: array for name, array in (case.outputs | case.inputs).items() if "." not in name}
-    if "attention_mask" in known:
-        # The columns that are masked hold random ids.
-        known["input_ids"] = known["input_ids"][known["attention_mask"] != 0]
+            arrays = {name: array for name, array in (case.outputs | case.inputs).items() if "." not in name}
+            if "attention_mask" in arrays:
+                # The columns that are masked hold random ids.
+                arrays["input_ids"] = arrays["input_ids"][arrays["attention_mask"] != 0]
+            # Of an encoder and its decoder, the first has read a text.
+            known = arrays | known
     return known
 
 
@@ -40,11 +44,14 @@ def inputs_of(
     # An image that is made is measured at its largest size.
     sizes |= {side: component["ranges"][side][1] for side in SIDES if side in sizes}
     sizes |= {"batch": load.batch, "sequence": columns, "past_sequence": past, "positions": 1}
+    if READ in sizes:
+        sizes[READ] = min(_READ_COLUMNS, component["ranges"][READ][1]) if "sequence" in component["ranges"] else columns
+    grown = KVCache(component, precision, load.batch).past
     vocab = next((port["dims"][-1] for port in component["outputs"] if port["name"] == "logits"), 2)
     made: Arrays = {}
     for port in component["inputs"]:
         name, shape = port["name"], [length(dim, sizes) for dim in port["dims"]]
-        if is_past(name):
+        if name in grown:
             continue
         values: np.ndarray
         if name == "position_ids":

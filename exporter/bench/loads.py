@@ -3,12 +3,15 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from ..engines.profiles import READ
 from ..errors import InputError
 from .options import Options
 
 PREFILL, DECODE, ANSWER = "prefill", "decode", "answer"
 # The component that answers come from.
 DECODER = "decoder"
+# What an image is made with: this component runs at every step of it, the others once.
+UNET = "unet"
 LATENCY, THROUGHPUT = "latency", "throughput"
 _BATCH, _PROMPT = 8, 64
 
@@ -97,7 +100,7 @@ def _loads_of(stage: str, component: str, ranges: Mapping[str, Ranges], options:
         columns = _size("new_tokens", options.new_tokens, 1, component, allowed.get("past_sequence", (1, 1)))
     elif stage == DECODE:
         columns, past = 1, _past(component, options, allowed)
-    elif "sequence" in allowed:
+    elif "sequence" in allowed or READ in allowed:
         columns = _prompt(component, options, allowed)
     for mode, rows in ((LATENCY, max(1, allowed.get("batch", (1, 1))[0])), (THROUGHPUT, batch)):
         # Without a second row there is nothing that one request at a time did not show.
@@ -106,7 +109,8 @@ def _loads_of(stage: str, component: str, ranges: Mapping[str, Ranges], options:
 
 
 def _prompt(component: str, options: Options, allowed: Ranges) -> int:
-    return _size("prompt_tokens", options.prompt_tokens, _PROMPT, component, allowed["sequence"])
+    columns = allowed["sequence"] if "sequence" in allowed else allowed[READ]
+    return _size("prompt_tokens", options.prompt_tokens, _PROMPT, component, columns)
 
 
 def _past(component: str, options: Options, allowed: Ranges) -> int:

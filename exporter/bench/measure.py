@@ -10,7 +10,8 @@ from ..bundle import Bundle
 from ..errors import InputError, ToolError
 from ..machine import describe, state
 from ..parity.samples import read_samples
-from ..pipeline import Pipeline, Settings
+from ..pipeline import Settings, TextPipeline
+from ..pipelines import pipeline_from
 from ..progress import Progress
 from ..session import Timing
 from .comparison import compare_bundles, compare_report
@@ -210,7 +211,8 @@ def _call(lane: Lane, load: Load) -> Call:
 def _answer(lane: Lane, load: Load) -> Call:
     """The bundle's own questions answered, from image files and text, each with exactly `load.columns` new tokens."""
     samples = read_samples(lane.bundle)
-    pipeline = Pipeline.from_manifest(lane.session, lane.manifest, lane.bundle.root, lane.computes)
+    pipeline = pipeline_from(lane.session, lane.manifest, lane.bundle.root, lane.computes)
+    assert isinstance(pipeline, TextPipeline), "only what has a decoder gives whole answers"
     # No token has this id: an answer that ended early would be less work than another backend's.
     pipeline.tokenizer.eos = -1
     requests = [replace(samples[i % len(samples)][0], id=str(i)) for i in range(load.batch)]

@@ -28,6 +28,25 @@ class Family:
     options: Mapping[str, Option] | None = None
 
 
+# No paper or code of MemVP on BART and T5 says more: what is inferred is an option (spec 2.3).
+_ENCODER_DECODER = Family(
+    tasks=("vqa", "gqa", "caption"),
+    files=("base", "adapter", "tokenizer"),
+    optional=("vision",),
+    options={
+        "adapter_scale": Option(1.0, 0.0, 1e3),
+        "visual_scale": Option(0.01, 0.0, 1e3),
+        "clip_adapter_scale": Option(0.1, 0.0, 1e3),
+        "memory_places": Option("both"),
+        "visual_rows": Option(0, 0, 1 << 14),
+        "text_length": Option(0, 0, 1 << 17),
+        "max_sequence": Option(64, 8, 1 << 17),
+        "max_batch": Option(16, 1, 1 << 12),
+        "max_new_tokens": Option(0, 0, 1 << 17),
+        "text_prefix": Option("auto"),
+    },
+)
+
 FAMILIES: dict[str, Family] = {
     "memvp-llama": Family(
         tasks=("vqa",),
@@ -42,8 +61,8 @@ FAMILIES: dict[str, Family] = {
             "text_prefix": Option(""),
         },
     ),
-    "memvp-bart": Family(),
-    "memvp-t5": Family(),
+    "memvp-bart": _ENCODER_DECODER,
+    "memvp-t5": _ENCODER_DECODER,
     "apt-vilt": Family(
         tasks=("vqa", "nlvr2", "irtr"),
         files=("checkpoint", "tokenizer"),

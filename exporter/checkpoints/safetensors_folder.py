@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 import torch
 from torch import Tensor
 
+from ..disk import require_readable
 from ..errors import InputError, MissingPackage
 from .json_file import read_object
 from .lazy import LazyTensor
@@ -59,6 +60,7 @@ def read_safetensors_file(path: Path) -> dict[str, LazyTensor]:
         raise MissingPackage("safetensors", "export") from None
     if not path.is_file():
         raise InputError(f"{path} is missing. Download all files of the model.")
+    require_readable(path)
     try:
         with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118

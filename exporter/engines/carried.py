@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..bundle import Bundle
-from ..disk import work_folder
+from ..disk import require_readable, work_folder
 from ..errors import EnvironmentLack, InputError
 from ..partial import put_in_place
 from ..progress import Progress
@@ -92,7 +92,8 @@ def _write_builder(folder: Path, recipes: Sequence[Path]) -> None:
 
 
 def read_carried(folder: Path) -> list[Path]:
-    """The recipes of such a folder; InputError where there are none."""
+    """The recipes of such a folder; InputError where there are none, EnvironmentLack where it may not be read."""
+    require_readable(folder)
     recipes = sorted(folder.glob(f"*{SUFFIX}"))
     if not recipes:
         raise InputError(f"{folder} holds no recipes: give a folder that `trt --lower-only` made.")

@@ -22,6 +22,8 @@ from ..errors import InputError
 from .shape_texts import Shapes
 
 BATCH, SEQUENCE, PAST, POSITIONS = "batch", "sequence", "past_sequence", "positions"
+# Columns of a text that an encoder reads and a decoder looks at.
+READ = "encoder_sequence"
 # Of images that are made: the largest size is the usual one.
 SIDES = ("height", "width")
 # More is for who asks for it: memory for activations is set aside for the largest batch.
@@ -51,8 +53,8 @@ def make_profiles(
 ) -> list[Profile]:
     """The profiles of a component with these ports and [lowest, highest] of each dynamic dimension.
 
-    max_batch (8 unless given) and max_seq, columns of past and sequence together (all unless given), bound every
-    profile. min_shapes, opt_shapes and max_shapes give inputs by name; what they say of a dimension holds for all
+    max_batch (8 unless given) and max_seq, columns of past and sequence together, or of a text that is read (all
+    unless given), bound every profile. min_shapes, opt_shapes and max_shapes give inputs by name; what they say of a dimension holds for all
     inputs, in decode for all but the new column, in prefill as far as its new columns leave room for a past. Raises
     InputError where a size lies outside the ranges, or shapes do not fit the ports, one another, or max_batch and
     max_seq.
@@ -101,10 +103,11 @@ def _largest(ranges: Mapping[str, Sequence[int]], max_batch: int | None, max_seq
         _check_within(BATCH, max_batch, ranges, "--max-batch")
         largest[BATCH] = max_batch or min(DEFAULT_BATCH, largest[BATCH])
     if max_seq is not None:
-        for name in ranges:
-            if name.endswith(SEQUENCE) and name != PAST:
-                _check_within(name, max_seq, ranges, "--max-seq")
-                largest[name] = max_seq
+        if READ in ranges:
+            largest[READ] = min(largest[READ], max_seq)
+        if SEQUENCE in ranges:
+            _check_within(SEQUENCE, max_seq, ranges, "--max-seq")
+            largest[SEQUENCE] = max_seq
         if PAST in ranges:
             largest[PAST] = min(largest[PAST], max_seq - 1)
     return largest

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from ..call_shapes import lengths_of
 from ..dims import known_length
 from ..kv_cache import is_past, is_present
 from ..precisions import DTYPES
 from .engine_contents import hides_nodes, of_profile
-from .shapes import lengths_of
 
 # Some products stay float32 in a half graph (a score that is quadratic in activations): few, and none of the large.
 LEAST_BYTES, LEAST_LAYERS = 0.9, 0.75
@@ -100,14 +100,16 @@ def _tensor_bytes(part: Mapping[str, Any]) -> float:
 def _precision_failures(recipe: Recipe, record: Record) -> list[str]:
     if quantized := recipe.get("quantized"):
         return _quantization_failures(recipe["precision"], quantized, record)
-    asked, kept = DTYPES[recipe["precision"]], _kept(recipe)
+    # Of a quantized precision a component may have nothing quantized.
+    plain = recipe.get("plain") or recipe["precision"]
+    asked, kept = DTYPES[plain], _kept(recipe)
     share = precision_share(record, asked, kept["nodes"])
     failures = [*_kept_failures(record, kept["stored"]), *_pin_failures(recipe, record)]
     # Where all products are kept, or TensorRT 8 shows none, none is left to be of the asked type.
     none_left = bool(kept["nodes"]) or bool(recipe.get("pinned"))
     if (share.others or not none_left) and (share.bytes < LEAST_BYTES or share.layers < LEAST_LAYERS):
         failures.append(
-            f"{recipe['precision']} was asked for, and {share.bytes:.0%} of the weights and {share.layers:.0%} of the "
+            f"{plain} was asked for, and {share.bytes:.0%} of the weights and {share.layers:.0%} of the "
             f"matrix products are {asked}; others: {_some(share.others)}."
         )
     foreign = [
@@ -118,7 +120,7 @@ def _precision_failures(recipe: Recipe, record: Record) -> list[str]:
         and any(part["dtype"] in BYTES and part["dtype"] != asked for part in layer["inputs"])
     ]
     if foreign:
-        failures.append(f"{recipe['precision']} was asked for, and plugin layers take another type: {_some(foreign)}.")
+        failures.append(f"{plain} was asked for, and plugin layers take another type: {_some(foreign)}.")
     return failures
 
 
@@ -152,9 +154,14 @@ def _large_types(layer: Layer) -> set[str]:
 
 def _quantization_failures(precision: str, quantized: Mapping[str, Any], record: Record) -> list[str]:
     """Nearly all bytes of the matrices that the graph holds quantized must be in the engine in that type, in each
-    profile whose layers are listed; matrices of other types were left so by choice."""
-    matrices = [layer for layer in record["layers"] if layer["matrix"]]
-    held = sum(weight_bytes(layer) for layer in matrices if matrix_type(layer) == quantized["dtype"])
+    profile whose layers are listed; matrices of other types were left so by choice. A layer that lays a matrix out anew
+    for a product holds it in that one's place."""
+    held = sum(
+        _tensor_bytes(part)
+        for layer in record["layers"]
+        for part in layer["constants"]
+        if part["dtype"] == quantized["dtype"] and sum(dim > 1 for dim in part["dims"]) > 1
+    )
     written = [part["name"] for layer in record["layers"] for part in layer["outputs"]]
     profiles = 1 + max((of_profile(name)[1] for name in written), default=0)
     share = held / (quantized["bytes"] * profiles)

@@ -57,6 +57,7 @@ def write_recipe(
         "record": f"{stem}.json",
         "target": settled.target,
         "precision": settled.precision,
+        "plain": bundle.plain_precision(settled.precision),
         "quantized": quantized_weights(lowered.path),
         "keep_fp32": kept_products(lowered.path, settled.keep_fp32[component]),
         "lowering": lowered.lowering,

@@ -194,7 +194,7 @@ def _keep_fp32(bundle: Bundle, names: Sequence[str], request: Request, precision
         name: [tensor.name for tensor in graph.initializer if tensor.data_location == tensor.EXTERNAL]
         for name, graph in graphs.items()
     }
-    return patterns_of(stored, request.keep_fp32, precision)
+    return patterns_of(bundle.manifest["family"], stored, request.keep_fp32, precision)
 
 
 def _is_untraced(bundle: Bundle, name: str, precision: str, keep: Sequence[str]) -> bool:

@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from ..bundle import Bundle, sha256_file
+from ..call_shapes import check_dims
 from ..errors import EnvironmentLack, InputError
 from ..kv_cache import KVCache
 from ..session import Arrays, Timing, cast_input
@@ -26,7 +27,7 @@ from .device_memory import Buffers
 from .engine_error import EngineError
 from .preflight import EngineFile, require
 from .runtime import Runtime, process_runtime
-from .shapes import built_ranges, check_columns, check_dims, choose_profile
+from .shapes import built_ranges, check_columns, choose_profile
 from .tensorrt_module import activation_bytes, bare_context, give_activations
 
 # By the name of TensorRT's type: its modules of several targets are several sets of objects.
@@ -120,7 +121,7 @@ class TensorRTSession:
             feed = engine.feed(inputs)
             names = engine.wanted(outputs)
             shapes = {name: array.shape for name, array in feed.items()}
-            check_dims(engine.entry, shapes)
+            check_dims(engine.entry["inputs"], shapes)
             check_columns(engine.entry, feed)
             index = choose_profile(engine.entry, shapes, profile)
             try:

@@ -1,4 +1,4 @@
-"""The shapes of a call beside what an engine's ports and profiles take."""
+"""The shapes of a call beside what an engine's cache and profiles take."""
 
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -6,38 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from ..dims import known_length, terms
+from ..call_shapes import Shapes, lengths_of
 from ..errors import InputError
 from .profiles import PAST, SEQUENCE
 
 POSITION_IDS = "position_ids"
-Shapes = Mapping[str, Sequence[int]]
 
 
 class NoProfile(InputError):
     """The engine was built for other shapes than these; they may be right for the model."""
-
-
-def check_dims(entry: Mapping[str, Any], shapes: Shapes) -> None:
-    """Raise InputError where the inputs' shapes do not have the ports' dims, or contradict one another."""
-    for port in entry["inputs"]:
-        shape, dims = shapes[port["name"]], port["dims"]
-        if len(shape) != len(dims):
-            raise InputError(f"the input {port['name']!r} has the shape {list(shape)}; it takes {_named(dims)}")
-    lengths = lengths_of(entry["inputs"], shapes)
-    for name, length in lengths.items():
-        if length < 0:
-            raise InputError(f"the inputs' shapes leave {length} for {name}: give them lengths that belong together.")
-    for port in entry["inputs"]:
-        # A sum is known where all its parts have an axis of their own somewhere.
-        expected = [known_length(dim, lengths) for dim in port["dims"]]
-        shape = shapes[port["name"]]
-        if any(wanted not in (None, given) for given, wanted in zip(shape, expected, strict=True)):
-            raise InputError(
-                f"the input {port['name']!r} has the shape {list(shape)}; beside the other inputs it takes "
-                f"{[dim if length is None else length for dim, length in zip(port['dims'], expected, strict=True)]}, "
-                f"which is {_named(port['dims'])}"
-            )
 
 
 def check_columns(entry: Mapping[str, Any], inputs: Mapping[str, np.ndarray]) -> None:
@@ -60,26 +37,6 @@ def check_columns(entry: Mapping[str, Any], inputs: Mapping[str, np.ndarray]) ->
             f"the input {POSITION_IDS!r} has {ids.min()} to {ids.max()}; the engine of {entry['component']} has angles "
             f"for positions 0 to {capacity - 1}."
         )
-
-
-def lengths_of(ports: Sequence[Mapping[str, Any]], shapes: Shapes) -> dict[str, int]:
-    """The lengths of the named dimensions: where a name stands alone, else what its sum with known ones leaves for it,
-    as with the past of a static cache. Ports without a shape are passed over."""
-    found: dict[str, int] = {}
-    sums = []
-    for port in ports:
-        for length, dim in zip(shapes.get(port["name"], ()), port["dims"], strict=False):
-            parts = terms(dim)
-            if len({*parts}) == 1:
-                # What is no multiple leaves a rest, and so another shape than was given.
-                found.setdefault(parts[0], length // len(parts))
-            elif parts:
-                sums.append((parts, length))
-    for parts, length in sums:
-        unknown = [part for part in parts if part not in found]
-        if len(unknown) == 1:
-            found[unknown[0]] = length - sum(found[part] for part in parts if part in found)
-    return found
 
 
 def choose_profile(entry: Mapping[str, Any], shapes: Shapes, name: str | None = None) -> int:
@@ -132,7 +89,3 @@ def _width(profile: Mapping[str, Any]) -> tuple[int, int]:
     shapes = profile["shapes"].values()
     varying = sum(low != high for limits in shapes for low, high in zip(limits["min"], limits["max"], strict=True))
     return varying, sum(prod(limits["max"]) for limits in shapes)
-
-
-def _named(dims: Sequence[int | str]) -> str:
-    return "[" + ", ".join(map(str, dims)) + "]"

@@ -22,7 +22,8 @@ PUBLISHED_OPERATORS = frozenset(
 
 # The parsers of TensorRT 8.5 and 8.6 have importers for these of them, and for what stands in place of the others
 # (`graphs/lowering/opset17.py`).
-OPSET17_OPERATORS = PUBLISHED_OPERATORS - {"CastLike", "Constant", "Gelu", "Split"} | {"Div", "Erf"}
+_REWRITTEN = {"CastLike", "Constant", "Gelu", "InstanceNormalization", "Split"}
+OPSET17_OPERATORS = PUBLISHED_OPERATORS - _REWRITTEN | {"Div", "Erf"}
 
 
 @dataclass(frozen=True)

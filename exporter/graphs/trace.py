@@ -144,7 +144,15 @@ def _layers(component: Component, stems: Sequence[str], wide: set[str]) -> list[
     return layers
 
 
-_SIZES = {"batch": 2, "sequence": 3, "past_sequence": 7, "positions": 5, "height": 9, "width": 11}
+_SIZES = {
+    "batch": 2,
+    "sequence": 3,
+    "past_sequence": 7,
+    "positions": 5,
+    "height": 9,
+    "width": 11,
+    "encoder_sequence": 13,
+}
 
 
 def _example(port: Port, dtype: torch.dtype) -> torch.Tensor:

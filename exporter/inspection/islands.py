@@ -54,7 +54,9 @@ def find_islands(graph: TypedGraph, bodies: Bodies) -> list[Island]:
     """The float32 islands of a graph that computes in half precision, most nodes first."""
     found: dict[str, Island] = {}
     for group in _groups(graph):
-        _enter(found, group.reason, group.nodes, group.nodes[0].name)
+        first = group.nodes[0]
+        # What lowering wrote out has no names.
+        _enter(found, group.reason, group.nodes, first.name or first.output[0])
     for node in memory_nodes(graph):
         body = bodies.of(node) if graph.function(node) else None
         wide = node.output[0] in graph.types and graph.types[node.output[0]].dtype == "float32"
@@ -139,7 +141,7 @@ def _reason(group: _Group, groups: list[_Group], graph: TypedGraph) -> str:
     if any(is_kept(name, _kept_patterns(graph)) for name in _float32_weights(graph) & group.inputs):
         return KEPT
     if operators & PRODUCTS and not group.table:
-        return "other"
+        return "memory products" if _weighted_by_largest(group) else "other"
     if operators & _NORMS or (operators & _MEANS and operators & _ROOTS):
         return "norm statistics"
     if "Softmax" in operators:
@@ -158,6 +160,12 @@ def _reason(group: _Group, groups: list[_Group], graph: TypedGraph) -> str:
     if _blends_tables(group, graph):
         return "interpolation"
     return _interface(group, graph)
+
+
+def _weighted_by_largest(group: _Group) -> bool:
+    """Whether every product is of activations whose largest weighs it: an ApproximatedPrompt that was written out."""
+    activations = {node.input[0] for node in group.nodes if node.op_type == "ReduceMax"}
+    return all(node.input[0] in activations for node in group.nodes if node.op_type in PRODUCTS)
 
 
 def _blends_tables(group: _Group, graph: TypedGraph) -> bool:

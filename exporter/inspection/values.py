@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from onnx import numpy_helper, shape_inference
 
 from ..dims import Dim, length, terms
-from ..errors import InputError
+from ..errors import EnvironmentLack, InputError
 
 _SHORT = {"FLOAT": "float32", "DOUBLE": "float64"}
 # Values up to this many elements can be shapes, axes or index ranges; everything else is data.
@@ -58,13 +58,16 @@ class TypedGraph:
 
 
 def load_graph(path: Path) -> onnx.ModelProto:
-    """Read an ONNX file without its external data; InputError where it is none."""
+    """Read an ONNX file without its external data; InputError where it is none, EnvironmentLack where it may not be
+    read."""
     try:
         model = onnx.load(str(path), format="protobuf", load_external_data=False)
     except (DecodeError, ValueError) as error:
         raise InputError(f"{path} is not an ONNX graph, or it is cut short.") from error
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise InputError(f"{path} is not a file.") from error
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+        raise EnvironmentLack(f"{path} cannot be read: {error.strerror}.") from error
     if not model.graph.node or not model.opset_import:
         raise InputError(f"{path} is not an ONNX graph: it holds no nodes.")
     # protobuf hands a name that is not UTF-8 over as bytes.

@@ -17,7 +17,7 @@ from . import apt, roberta
 from .apt_heads import head, head_weights, images_of, output_port
 from .clip_tower import STEMS, TowerConfig, tower, tower_weights
 from .component import Component, Depth, Port, Weight, linear_weights, norm_weights
-from .layers import layer_norm_of, linear, linear_of
+from .layers import key_bias, layer_norm_of, linear, linear_of
 from .roberta import RobertaConfig
 
 CROSS_EPS = 1e-12
@@ -172,7 +172,7 @@ def model(weights: Mapping[str, Tensor], config: Config, inputs: Mapping[str, Te
     The two images of nlvr2 are two rows of one pass: the same text with the first, then with the second image.
     """
     entry, images = _entry(weights, config.images), config.images
-    bias = roberta.key_bias(inputs["attention_mask"])
+    bias = key_bias(inputs["attention_mask"])
     text = embed_text(weights, config, entry, inputs["input_ids"], bias)
     image = embed_images(weights, config, entry, [inputs[name] for name in _pixels(config)])
     if images > 1:

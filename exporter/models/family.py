@@ -14,6 +14,8 @@ from .component import Component
 
 _MODULES = {
     "memvp-llama": "memvp_llama",
+    "memvp-bart": "memvp_bart",
+    "memvp-t5": "memvp_t5",
     "apt-vilt": "apt_vilt",
     "apt-meter": "apt_meter",
     "apt-clip": "apt_clip",

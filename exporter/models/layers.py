@@ -49,9 +49,11 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return (x32 * torch.rsqrt((x32 * x32).mean(-1, keepdim=True) + eps)).to(weight.dtype) * weight
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-    """`softmax(q k^T / sqrt(hd) + bias) v` for [B,H,T,hd] x [B,H,S,hd]; bias is float32, broadcast to [B,H,T,S]."""
-    scores = ((query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)).float()
+def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float | None = None) -> Tensor:
+    """`softmax(s q k^T + bias) v` for [B,H,T,hd] x [B,H,S,hd]; bias is float32, broadcast to [B,H,T,S]. scale is s,
+    1 / sqrt(hd) where it is None."""
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scores = ((query if scale == 1 else query * scale) @ key.transpose(-1, -2)).float()
     if bias is not None:
         scores = scores + bias
     return torch.softmax(scores, -1).to(value.dtype) @ value
@@ -67,6 +69,19 @@ def causal_bias(attention_mask: Tensor, queries: int) -> Tensor:
     rows = torch.arange(queries, device=attention_mask.device) + (total - queries)
     visible = (columns[None, :] <= rows[:, None])[None] & (attention_mask != 0)[:, None, :]
     return torch.where(visible, 0.0, MASKED)[:, None]
+
+
+def later_bias(past: int, queries: int, like: Tensor) -> Tensor:
+    """The additive float32 mask [T,P+T] of `queries` columns after `past` ones, none of them padding, on the device of
+    `like`."""
+    columns = torch.arange(past + queries, device=like.device)
+    rows = torch.arange(queries, device=like.device) + past
+    return torch.where(columns[None, :] <= rows[:, None], 0.0, MASKED)
+
+
+def key_bias(mask: Tensor) -> Tensor:
+    """The additive float32 mask [B,1,1,T] of a text's columns, mask [B,T]."""
+    return torch.where(mask != 0, 0.0, MASKED)[:, None, None]
 
 
 def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from .clip_tower import STEMS, TowerConfig, tower, tower_weights
 from .component import Cache, Component, Depth, Port, Weight
 from .layers import attention, causal_bias, linear, merge_heads, rms_norm, rotary, select_positions, split_heads
 from .memory import visual_memory_ffn, visual_memory_operands
+from .projector import project, projector_weights
 
 ACTIVATION = "silu"
 
@@ -63,12 +64,7 @@ def components(config: Config) -> tuple[Component, ...]:
 
 def _vision(config: Config) -> Component:
     size, width, d = config.tower.image_size, config.tower.width, config.dim
-    weights = tower_weights(config.tower) | {
-        "adapter_proj.fc1.weight": Weight((config.projector_dim, width)),
-        "adapter_proj.fc1.bias": Weight((config.projector_dim,)),
-        "adapter_proj.fc2.weight": Weight((d, config.projector_dim)),
-        "adapter_proj.fc2.bias": Weight((d,)),
-    }
+    weights = tower_weights(config.tower) | projector_weights(width, config.projector_dim, d)
 
     def forward(
         weights: Mapping[str, Tensor], inputs: Mapping[str, Tensor], wanted: Collection[str] | None = None
@@ -96,8 +92,7 @@ def vision(weights: Mapping[str, Tensor], config: Config, pixels: Tensor, indica
     indicator are applied in float32: in half, 0.01 times a small feature would be subnormal twice.
     """
     features = tower(weights, config.tower, pixels.to(weights["visual.conv1.weight"].dtype))
-    narrow = F.silu(linear(features, weights["adapter_proj.fc1.weight"], weights["adapter_proj.fc1.bias"]))
-    projected = linear(narrow, weights["adapter_proj.fc2.weight"], weights["adapter_proj.fc2.bias"])
+    projected = project(weights, features)
     return (indicator[:, None, None] * (config.visual_scale * projected.float())).to(projected.dtype)
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .component import Weight, linear_weights, norm_weights
-from .layers import MASKED, attend_heads, layer_norm_of, linear_of
+from .layers import attend_heads, layer_norm_of, linear_of
 
 NAME = "text_transformer"
 EPS = 1e-5
@@ -61,7 +61,7 @@ def feed_forward_weights(name: str, width: int, hidden: int) -> dict[str, Weight
 
 
 def encode(weights: Mapping[str, Tensor], config: RobertaConfig, ids: Tensor, bias: Tensor) -> Tensor:
-    """Last hidden states [B,T,dim] of ids [B,T] int64; bias is that of `key_bias`."""
+    """Last hidden states [B,T,dim] of ids [B,T] int64; bias is that of `layers.key_bias`."""
     words = F.embedding(ids, weights[f"{NAME}.embeddings.word_embeddings.weight"])
     x = words + F.embedding(position_ids(ids), _table(weights))
     x = layer_norm_of(weights, f"{NAME}.embeddings.LayerNorm", x, EPS)
@@ -89,11 +89,6 @@ def position_ids(ids: Tensor) -> Tensor:
     # A sum over columns up to each: not every parser knows cumulative ones.
     before = ((columns[None, :] <= columns[:, None])[None] & real[:, None, :]).float().sum(-1)
     return (before * real.float()).long() + PAD
-
-
-def key_bias(mask: Tensor) -> Tensor:
-    """The additive float32 mask [B,1,1,T] of a text's columns, mask [B,T]."""
-    return torch.where(mask != 0, 0.0, MASKED)[:, None, None]
 
 
 def mixed_heads(

@@ -10,11 +10,12 @@ from ..checkpoints.lazy import LazyTensor
 from ..checkpoints.source import Source
 from ..errors import InputError
 from ..graphs.stored import stored_weights
+from ..kv_cache import is_present
 from ..models.component import Component
 from ..models.family import Model, components_of, load
 from ..models.reference import TorchReference
 from ..session import Arrays, Session
-from .golden import Case, complete
+from .golden import Case, columns_of, complete, left_by
 from .image_points import image_inputs, sides
 
 # Batch and columns beyond what the golden samples hold: one token alone, a wide call and a long one.
@@ -81,14 +82,23 @@ def random_cases(reference: Session, components: Sequence[Component]) -> Iterato
         known: Arrays = {}
         for component in components:
             batch = min(batch, component.ranges["batch"][1])
-            lowest, highest = component.ranges.get("sequence", (1, columns))
+            lowest, highest = component.ranges.get(columns_of(component), (1, columns))
             columns = max(lowest, min(columns, highest))
             made = random_inputs(component, random, batch, columns)
-            made |= image_inputs(component, random, {"batch": batch, **sides(component, 2, 1 + columns % 3)}, known)
+            drawn = sides(component, 2, 1 + columns % 3)
+            made |= image_inputs(component, random, {"batch": batch, **drawn}, known)
             inputs = complete(component, {**made, **known})
-            outputs = reference.run(component.name, inputs, [port.name for port in component.outputs[:1]])
-            known |= outputs
-            yield Case(component.name, f"random, batch {batch}, {columns} columns", inputs, outputs)
+            outputs = reference.run(component.name, inputs, wanted(component))
+            known |= left_by(component, inputs, outputs)
+            sizes = [f"{columns} columns"] * bool(columns_of(component))
+            sizes += [f"{side} {length}" for side, length in drawn.items()]
+            yield Case(component.name, ", ".join(["random", f"batch {batch}", *sizes]), inputs, outputs)
+
+
+def wanted(component: Component) -> list[str]:
+    """The output that is compared, and what a decoder takes of an encoder's."""
+    names = [port.name for port in component.outputs]
+    return names[:1] if component.cache else [name for name in names if name == names[0] or is_present(name)]
 
 
 def random_inputs(
@@ -104,9 +114,12 @@ def random_inputs(
             made[f"pixel_values{suffix}"] = random.standard_normal((batch, *size)).astype(np.float32)
         if f"pixel_mask{suffix}" in names:
             made[f"pixel_mask{suffix}"] = _random_masks(random, batch, *size[-2:])
+    if "image_features" in names:
+        size = [dim for dim in names["image_features"].dims if isinstance(dim, int)]
+        made["image_features"] = random.standard_normal((batch, *size)).astype(np.float32)
     if "image_indicator" in names:
         made["image_indicator"] = (np.arange(batch) % 3 != 1).astype(np.float32)
-    if "input_ids" in names and "sequence" in component.ranges:
+    if columns_of(component):
         vocab = component.vocab
         assert vocab is not None
         mask = np.ones((batch, columns), np.int64)

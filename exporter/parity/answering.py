@@ -13,10 +13,11 @@ from ..bundle import Bundle
 from ..classifier import MODEL, Classifier
 from ..data import Answer, Request
 from ..datasets import Dataset
+from ..encoder_decoder import ENCODER, VISION, EncoderDecoder
 from ..engines.shapes import NoProfile
 from ..errors import VerdictError
 from ..label_matcher import LabelMatcher
-from ..pipeline import Pipeline, Settings
+from ..pipeline import Pipeline, Settings, TextPipeline
 from ..pipelines import AnyPipeline, pipeline_from
 from ..session import Arrays, Session
 from .compare import compare_answer, compare_output
@@ -47,7 +48,10 @@ def possible(settings: Settings, manifest: Mapping[str, Any]) -> Settings:
 
 
 def fits(pipeline: AnyPipeline, request: Request, settings: Settings, longest: int) -> bool:
-    """Whether what may be shorter than the model, which takes `longest` columns, sees the prompt as the model does."""
+    """Whether what may be shorter than the model, which takes `longest` columns, sees the prompt as the model does and
+    writes as many tokens."""
+    if isinstance(pipeline, EncoderDecoder) and settings.max_new_tokens > pipeline.max_written:
+        return False
     if pipeline.max_sequence >= longest:
         return True
     written = settings.max_new_tokens if isinstance(pipeline, Pipeline) else 0
@@ -78,7 +82,7 @@ def compare_answers(
     try:
         answers = pipeline.answer(requests, settings)
     except VerdictError:
-        _fail(report, NO_ANSWERS.format("the decoder's" if isinstance(pipeline, Pipeline) else "the model's"))
+        _fail(report, NO_ANSWERS.format("the decoder's" if isinstance(pipeline, TextPipeline) else "the model's"))
         return 0
     except NoProfile as error:
         report.notes.append(f"{len(requests)} answers from pixels and text were not compared: {error}")
@@ -142,11 +146,12 @@ def compare_data(
             ((output, wanted),) = case.outputs.items()
             try:
                 inputs = {name: made.get(name, array) for name, array in case.inputs.items()}
-                found = _run(tested, answering, case.component, inputs, output)
+                outputs = _run(tested, answering, batch, Case(case.component, name, inputs, {}), output)
             except NoProfile as error:
                 report.notes.append(f"{case.component}, {name}, was not compared: {error}")
                 continue
-            made |= {output: found} if limit.quality else {}
+            made |= outputs if limit.quality else {}
+            found = outputs[output]
             if output == "logits" and found.shape == wanted.shape:
                 found, wanted = distinct_logits(case, found), distinct_logits(case, wanted)
             report.outputs.append(compare_output(Pair(case.component, name, output, found, wanted), kind, limit))
@@ -162,12 +167,21 @@ def compare_data(
         report.quality = replace(quality_of(agreements, report.answers[before:]), questions=answered)
 
 
-def _run(session: Session, answering: AnyPipeline, component: str, inputs: Arrays, output: str) -> np.ndarray:
-    """The output of a recorded case; a decoder's in the pieces in which an answer is made."""
+def _run(session: Session, answering: AnyPipeline, batch: Sequence[Request], case: Case, output: str) -> Arrays:
+    """The output of a recorded case, a decoder's in the pieces in which an answer is made; and of an encoder what the
+    decoder takes, by the names it has there."""
+    inputs = case.inputs
     if isinstance(answering, Pipeline) and output == "logits":
         names = ("input_ids", "attention_mask", "logits_positions", "visual_memory")
-        return answering.logits(*(inputs[name] for name in names))
-    return session.run(component, inputs, [output])[output]
+        return {output: answering.logits(*(inputs[name] for name in names))}
+    if not isinstance(answering, EncoderDecoder):
+        return session.run(case.component, inputs, [output])
+    if output == "logits":
+        return {output: answering.logits(inputs["input_ids"], answering.held(inputs))}
+    if case.component == ENCODER:
+        return answering.encoded(inputs, output)
+    found = session.run(case.component, inputs, [output])
+    return {output: answering.shown(batch, found[output])} if case.component == VISION else found
 
 
 def _digest(case: Case) -> str:

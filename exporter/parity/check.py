@@ -19,7 +19,7 @@ from ..engines.shapes import NoProfile
 from ..errors import InputError, MissingPackage
 from ..machine import available_memory, describe
 from ..onnx_session import OnnxSession
-from ..pipeline import Pipeline, Settings
+from ..pipeline import Settings, TextPipeline
 from ..pipelines import AnyPipeline, makes_images
 from ..precisions import rounded_weights
 from ..progress import Progress
@@ -190,7 +190,7 @@ def _begun(pipeline: AnyPipeline, answer: Answer, settings: Settings) -> Answer:
     """The golden answer, or the first tokens of it where that is all that the settings let be generated."""
     if settings == pipeline.defaults:
         return answer
-    assert isinstance(pipeline, Pipeline), "what generates no text has one way of answering"
+    assert isinstance(pipeline, TextPipeline), "what generates no text has one way of answering"
     ids = answer.ids[: settings.max_new_tokens]
     return replace(answer, ids=ids, text=pipeline.tokenizer.decode(ids))
 

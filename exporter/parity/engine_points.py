@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
+from ..call_shapes import lengths_of
 from ..dims import length
 from ..engines.session import TensorRTSession
-from ..engines.shapes import lengths_of
 from ..kv_cache import KVCache, is_present, past_of
 from ..models.component import Component
 from ..session import Arrays, Session
-from .anew import random_inputs
-from .golden import Case, complete
+from .anew import random_inputs, wanted
+from .golden import Case, columns_of, complete, left_by
 from .image_points import image_inputs
-from .replay import Pair, cache_pairs
+from .replay import Pair, cache_pairs, used_columns
 
 POINTS = ("min", "opt", "max")
 _COPIES = 4
@@ -80,26 +80,26 @@ def _case(
     random = np.random.default_rng(list(lengths.values()))
     known: Arrays = {}
     for part in components:
-        made = random_inputs(part, random, batch, past + columns, right_padding=False)
+        asked_of = past + columns if part.cache else lengths.get(columns_of(part), past + columns)
+        made = random_inputs(part, random, batch, asked_of, right_padding=False)
         inputs = complete(part, {**made, **image_inputs(part, random, lengths, known), **known})
         if part.name == component.name:
             break
-        known |= reference.run(part.name, inputs, [part.outputs[0].name])
-    if "logits_positions" not in inputs:
+        known |= left_by(part, inputs, reference.run(part.name, inputs, wanted(part)))
+    if component.cache is None:
         return Case(component.name, name, inputs, reference.run(component.name, inputs)), inputs
-    # Where every row has a token.
-    first = max(0, inputs["input_ids"].shape[1] // 3 - past)
-    asked = np.linspace(first, columns - 1, lengths["positions"]).round().astype(np.int64)
-    inputs["logits_positions"] = np.tile(past + asked, (batch, 1))
+    later: Arrays = {port: inputs[port][:, past:] for port in ("input_ids", "position_ids") if port in inputs}
+    if "logits_positions" in inputs:
+        # Where every row has a token.
+        first = max(0, inputs["input_ids"].shape[1] // 3 - past)
+        asked = np.linspace(first, columns - 1, lengths["positions"]).round().astype(np.int64)
+        inputs["logits_positions"] = np.tile(past + asked, (batch, 1))
+        later["logits_positions"] = np.tile(asked, (batch, 1))
     whole = reference.run(component.name, inputs)
-    given = {
-        **inputs,
-        "input_ids": inputs["input_ids"][:, past:],
-        "position_ids": inputs["position_ids"][:, past:],
-        "logits_positions": np.tile(asked, (batch, 1)),
-        **{past_of(n): a[:, :, :past] for n, a in whole.items() if is_present(n)},
-    }
+    given = {**inputs, **later, **{past_of(n): a[:, :, :past] for n, a in whole.items() if is_present(n)}}
     outputs = {n: a[:, :, past:] if is_present(n) else a for n, a in whole.items()}
+    if "logits_positions" not in inputs:
+        outputs["logits"] = outputs["logits"][:, past:]
     return Case(component.name, name, given, outputs), given
 
 
@@ -115,8 +115,10 @@ def _taken(entry: Mapping[str, Any], given: Arrays) -> Arrays:
 
 def _new_columns(entry: Mapping[str, Any], found: Arrays, lengths: Mapping[str, int]) -> Arrays:
     """The outputs, of the caches the new columns alone."""
-    columns = slice(-lengths.get("sequence", 1), None)
-    if entry["cache"] and entry["cache"]["kind"] == "in_place":
+    if not entry["cache"]:
+        return found
+    columns = slice(-lengths["sequence"], None)
+    if entry["cache"]["kind"] == "in_place":
         columns = slice(lengths["past_sequence"], lengths["past_sequence"] + lengths["sequence"])
     # A cache of kind concat returns the past too: how it was taken over, the golden samples show.
     return {name: array[:, :, columns] if is_present(name) else array for name, array in found.items()}
@@ -128,5 +130,4 @@ def _pairs(case: Case, given: Arrays, found: Arrays) -> Iterator[Pair]:
             yield Pair(case.component, case.name, name, found[name], expected)
     if not any(map(is_present, found)):
         return
-    columns = given["input_ids"].shape[1]
-    yield from cache_pairs(case, case.name, found, given["attention_mask"][:, -columns:] != 0)
+    yield from cache_pairs(case, case.name, found, used_columns(given))

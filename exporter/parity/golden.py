@@ -4,7 +4,8 @@ Tensors are stored under `<component>/<case>/<inputs|outputs>/<port>`. Case "row
 whole sequences with logits at every column: a check replays the same columns as prefill, chunks and single steps. Its
 rows cover left padding, right padding, a hole in the mask, no image, and every column used, and images of several sizes
 where a graph takes their masks; a graph that takes fewer rows at once runs them in several calls. Case "long" is one
-long row with a few logits. Latents are the smallest that are no square.
+long row with a few logits. An encoder has the same two, and its "rows" is what a decoder reads. Latents are the
+smallest that are no square.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..dims import length
+from ..kv_cache import is_present, past_of
 from ..session import Arrays, Session
 from .batches import InBatches, limits_of
 from .image_points import image_inputs, sides
@@ -44,8 +46,8 @@ class Case:
 def record_golden(
     session: Session, components: Sequence["Component"], pixels: Sequence[np.ndarray], ids: Sequence[Sequence[int]]
 ) -> list[Case]:
-    """Run the reference on every case. pixels are preprocessed images [3,S,S] float32, ids token ids of texts; both
-    are repeated where there are too few."""
+    """Run the reference on every case. pixels are preprocessed images [3,S,S] float32 or their features [v,f], ids
+    token ids of texts; both are repeated where there are too few."""
     session = InBatches(session, limits_of(components))
     known: Arrays = {}
     cases = []
@@ -58,14 +60,28 @@ def record_golden(
             columns, long_columns = _columns(component)
             short = complete(component, {**seen, **_rows(ids, vocab, columns)})
             long = complete(component, {**_first_row(seen), **_long_row(vocab, long_columns)})
-            cases.append(_run(session, component, "rows", short))
+            case = _run(session, component, "rows", short)
             # Past and present of a long row are the same as of a short one, only larger: they are not stored.
-            cases.append(_run(session, component, "long", long, [component.outputs[0].name]))
+            cases += [case, _run(session, component, "long", long, [component.outputs[0].name])]
         else:
             case = _run(session, component, "rows", complete(component, seen))
-            known |= case.outputs
             cases.append(case)
+        known |= left_by(component, case.inputs, case.outputs)
     return cases
+
+
+def left_by(component: "Component", inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> Arrays:
+    """What a component's call leaves for those after it: its outputs, of an encoder under the names by which a decoder
+    knows them. The third row has no memory of an image where the graph is not told which rows have an image."""
+    if component.cache is not None:
+        return {}
+    left = {past_of(name) if is_present(name) else name: array for name, array in outputs.items()}
+    if any(map(is_present, outputs)):
+        left["encoder_attention_mask"] = inputs["attention_mask"]
+    if "visual_memory" in outputs and "image_indicator" not in inputs:
+        left["visual_memory"] = outputs["visual_memory"].copy()
+        left["visual_memory"][2:3] = 0
+    return left
 
 
 def golden_bytes(components: Sequence["Component"]) -> int:
@@ -76,11 +92,13 @@ def golden_bytes(components: Sequence["Component"]) -> int:
 def _stored_bytes(component: "Component") -> int:
     # A past is empty.
     rows, ports = {"past_sequence": 0, **_sides(component)}, (*component.inputs, *component.outputs)
+    if "encoder_sequence" in component.ranges:
+        rows["encoder_sequence"] = min(COLUMNS, component.ranges["encoder_sequence"][1])
     if not _has_tokens(component):
         return sum(_port_bytes(port, rows) for port in ports)
     columns, long = _columns(component)
-    rows |= {"sequence": columns, "positions": columns}
-    one = {**rows, "batch": 1, "sequence": long, "positions": min(LONG_LOGITS, long)}
+    rows |= {"positions": columns, columns_of(component): columns}
+    one = {**rows, "batch": 1, "positions": min(LONG_LOGITS, long), columns_of(component): long}
     logits = component.outputs[:1]
     return sum(_port_bytes(port, rows) for port in ports) + sum(
         _port_bytes(port, one) for port in chain(component.inputs, logits)
@@ -92,8 +110,14 @@ def _port_bytes(port: "Port", sizes: Mapping[str, int]) -> int:
     return prod(length(dim, sizes) for dim in port.dims) * (8 if port.dtype == "int64" else 4)
 
 
+def columns_of(component: "Component") -> str:
+    """The dimension of a component's tokens; "" where it has none, or always as many."""
+    ids = (port.dims[1] for port in component.inputs if port.name == "input_ids")
+    return next((dim for dim in ids if isinstance(dim, str)), "")
+
+
 def _has_tokens(component: "Component") -> bool:
-    return any(port.name == "input_ids" for port in component.inputs) and "sequence" in component.ranges
+    return bool(columns_of(component))
 
 
 def _sides(component: "Component") -> dict[str, int]:
@@ -103,7 +127,7 @@ def _sides(component: "Component") -> dict[str, int]:
 
 def _columns(component: "Component") -> tuple[int, int]:
     """The columns of the cases "rows" and "long"."""
-    limit = component.ranges["sequence"][1]
+    limit = component.ranges[columns_of(component)][1]
     return min(COLUMNS, limit), min(LONG_COLUMNS, limit)
 
 
@@ -184,6 +208,8 @@ def _images(component: "Component", pixels: Sequence[np.ndarray]) -> Arrays:
             made[f"pixel_values{suffix}"] = np.stack(rows)
         if f"pixel_mask{suffix}" in names:
             made[f"pixel_mask{suffix}"] = np.roll(_masks(*pixels[0].shape[1:]), number, 0)
+    if "image_features" in names:
+        made["image_features"] = np.stack([pixels[i % len(pixels)] for i in range(ROWS)])
     if "image_indicator" in names:
         made["image_indicator"] = np.array([1, 1, 0, 1], np.float32)
     return made

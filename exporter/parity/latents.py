@@ -1,7 +1,8 @@
 """The whole way from a text to the latents of its image, beside the reference's: text encoder, U-Net, guidance, steps.
 
 A few steps at the smallest size show it: every one of them goes through all of the model. What one call is off by, the
-guidance and the steps make larger: latents may be off by LOOSER times what an output may be.
+guidance and the steps make larger: latents may be off by LOOSER times what an output may be. A quantized precision is
+judged by images of a data file, at the size that it was calibrated for.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,11 +21,13 @@ from ..forms import fault
 from ..run import read_npz
 from ..scheduler import make_scheduler, read_scheduler
 from ..session import Session
-from ..text_to_image import UNET, ImageSettings, TextToImage
+from ..text_to_image import UNET, VAE_DECODER, ImageSettings, TextToImage
 from .batches import InBatches, limits_of
 from .compare import compare_output
 from .golden import record_golden, to_arrays
 from .image_points import sides
+from .metrics import distance
+from .quality import Quality
 from .replay import Pair
 from .report import Report
 from .samples import ANSWERS, REQUESTS, TENSORS, line_of, read_samples, write_lines
@@ -36,7 +39,9 @@ if TYPE_CHECKING:
 LATENTS = "samples/latents.npz"
 LOOSER = 10
 STEPS = 3
-_GUIDANCE = 2.0
+GUIDANCE = 2.0
+# How many images one line of a report is about.
+_IMAGES = 8
 
 
 def write_image_samples(
@@ -76,7 +81,7 @@ def _settings(pipeline: TextToImage, components: Sequence["Component"]) -> Image
     unet = next(part for part in components if part.name == UNET)
     size = sides(unet, 1, 2)
     height, width = (size[name] * pipeline.unit for name in ("height", "width"))
-    return ImageSettings(STEPS, _GUIDANCE, height=height, width=width)
+    return ImageSettings(STEPS, GUIDANCE, height=height, width=width)
 
 
 def compare_latents(report: Report, session: Session, manifest: Mapping[str, Any], bundle: Bundle, kind: str) -> None:
@@ -115,18 +120,45 @@ def compare_image_data(
     dataset: Dataset,
     kind: str,
 ) -> None:
-    """The same for every text of a data file, beside what `reference` makes of it now."""
+    """The same for every text of a data file, beside what `reference` makes of it now; see `_judge_images`."""
     answering = TextToImage.from_manifest(tested, manifest, bundle.root)
     expecting = TextToImage.from_manifest(reference, bundle.manifest, bundle.root)
+    if report.threshold.quality:
+        _judge_images(report, answering, expecting, dataset, kind)
+        return
     entry = (bundle.manifest["samples"] or {}).get("latents")
     unit = answering.unit
-    settings = _recorded(entry, bundle.root) if entry else ImageSettings(STEPS, _GUIDANCE, height=unit, width=unit)
+    settings = _recorded(entry, bundle.root) if entry else ImageSettings(STEPS, GUIDANCE, height=unit, width=unit)
     requests, first = dataset.requests(), 1
     while taken := list(islice(requests, expecting.max_batch)):
         name = f"data, requests {first} to {first + len(taken) - 1}"
         first += len(taken)
         texts = [request.text for request in taken]
         _compare(report, answering, texts, expecting.latents(texts, settings), settings, kind, name)
+
+
+def _judge_images(report: Report, answering: TextToImage, expecting: TextToImage, dataset: Dataset, kind: str) -> None:
+    """Make the images of all texts with both, of the bundle's own size and each from a noise of its own, and enter them
+    and the mean of their relative L2 into the report."""
+    requests, errors = enumerate(dataset.requests()), []
+    while taken := list(islice(requests, _IMAGES)):
+        first, last = taken[0][0] + 1, taken[-1][0] + 1
+        case = f"data, requests {first} to {last}, images in {STEPS} steps"
+        made: list[list[np.ndarray]] = []
+        for number, request in taken:
+            settings = ImageSettings(STEPS, GUIDANCE, seed=number)
+            try:
+                made.append([each.decoded(each.latents([request.text], settings)) for each in (answering, expecting)])
+            except VerdictError as error:
+                report.failures.append(f"images ({case}): {error}")
+                return
+            except InputError as error:
+                report.notes.append(f"images ({case}) were not made: {error}")
+                return
+        found, wanted = map(np.concatenate, zip(*made, strict=True))
+        report.outputs.append(compare_output(Pair(VAE_DECODER, case, "image", found, wanted), kind, report.threshold))
+        errors += [distance(*pair).relative_l2 for pair in zip(found, wanted, strict=True)]
+    report.quality = Quality(len(errors), 0, None, None, None, None, float(np.mean(errors)))
 
 
 def _recorded(entry: Mapping[str, Any], root: Path) -> ImageSettings:
@@ -156,7 +188,9 @@ def _compare(
         report.notes.append(f"latents ({case}) were not made: {error}")
         return
     pair = Pair(UNET, case, "latents", np.concatenate(found), expected)
-    report.outputs.append(compare_output(pair, kind, _looser(report.threshold)))
+    # The limits of quantized precisions are wide enough.
+    limit = report.threshold if report.threshold.quality else _looser(report.threshold)
+    report.outputs.append(compare_output(pair, kind, limit))
 
 
 def _looser(limit: Threshold) -> Threshold:

@@ -57,10 +57,15 @@ class Agreement:
 
 def margins(logits: np.ndarray) -> np.ndarray:
     """How far the first token leads the second, in standard deviations of its row. logits [..., V] -> [...]."""
+    return leads(logits, logits.std(-1, dtype=np.float64))
+
+
+def leads(logits: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """How far the first token leads the second in units of `spread` [...]; infinite where no second one may come, whose
+    logits are -inf. logits [..., V] -> [...]."""
     if logits.shape[-1] < 2:
         return np.zeros(logits.shape[:-1])
     best = np.partition(logits.astype(np.float64), -2, axis=-1)[..., -2:]
-    spread = logits.std(-1, dtype=np.float64)
     lead = best[..., 1] - best[..., 0]
     return np.divide(lead, spread, out=np.zeros_like(lead), where=spread > 0)
 

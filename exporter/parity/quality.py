@@ -33,7 +33,7 @@ class Quality:
     """rows of logits were compared, each where the reference chose a token: kl is their mean divergence in nats, top1
     the share with the same first token. tokens is the share of the reference's greedy tokens, ends of answers among
     them, that the bundle generated up to where the two part. All None of a model that gives no logits; accuracy is None
-    where no right answer is known."""
+    where no right answer is known. image is of models that make images: the mean relative L2 of those."""
 
     questions: int
     rows: int
@@ -41,6 +41,7 @@ class Quality:
     top1: float | None
     tokens: float | None
     accuracy: Accuracy | None
+    image: float | None = None
 
 
 def quality_of(agreements: Sequence[Agreement], answers: Sequence["AnswerResult"]) -> Quality:
@@ -92,6 +93,8 @@ def _shortfalls(quality: Quality, limit: QualityLimit) -> Iterator[str]:
         yield f"{quality.top1:.2%} of {quality.rows} first tokens agree, at least {limit.top1:.0%} must"
     if quality.tokens is not None and not quality.tokens >= limit.tokens:
         yield f"{quality.tokens:.2%} of the reference's greedy tokens are kept, at least {limit.tokens:.0%} must be"
+    if quality.image is not None and not quality.image <= limit.image:
+        yield f"the images' mean relative L2 is {quality.image:.2e}, at most {limit.image:g} is allowed"
     found = quality.accuracy
     if found is not None and not -100 * found.difference <= limit.points:
         yield f"accuracy is {described(found)}: at most {limit.points:.1f} points may be lost"
@@ -102,6 +105,8 @@ def summary(quality: Quality) -> str:
     parts = [f"accuracy {described(quality.accuracy)}"] if quality.accuracy else []
     if quality.kl is not None and quality.top1 is not None and quality.tokens is not None:
         parts.append(f"KL {quality.kl:.1e} nats, top-1 {quality.top1:.2%}, greedy tokens {quality.tokens:.2%}")
+    if quality.image is not None:
+        parts.append(f"mean relative L2 {quality.image:.1e} of {quality.questions} images")
     return "; ".join(parts) or f"the scores of {quality.questions} questions"
 
 
@@ -117,6 +122,8 @@ def described(found: Accuracy) -> str:
 def unsure(quality: Quality, limit: QualityLimit) -> str:
     """A caveat, where the questions are too few to rule out a larger loss of accuracy than is allowed; else empty."""
     found = quality.accuracy
+    if quality.image is not None:
+        return "images have no right answers: how near they are to the reference's was measured, not how good they are"
     if found is None:
         return "no question of the data names its right answer: accuracy was not measured"
     worst = 100 * (found.half - found.difference)

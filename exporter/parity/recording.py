@@ -7,11 +7,12 @@ import numpy as np
 
 from ..classifier import Classifier
 from ..data import Answer, Request
+from ..encoder_decoder import EncoderDecoder
 from ..label_matcher import LabelMatcher
 from ..pipeline import Pipeline, Settings
 from ..pipelines import AnyPipeline
 from ..session import Session
-from . import label_points, prefill, single_call
+from . import label_points, prefill, single_call, written
 from .golden import Case
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 ROWS = prefill.ROWS
 _RECORD: dict[type, Callable[..., Any]] = {
     Pipeline: prefill.record_answers,
+    EncoderDecoder: written.record_answers,
     Classifier: single_call.record_answers,
     LabelMatcher: label_points.record_answers,
 }

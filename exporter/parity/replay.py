@@ -1,4 +1,4 @@
-"""Golden cases run again through another session: whole, and a decoder also in chunks, in steps and without padding."""
+"""Golden cases run again through another session: whole, without padding, and a decoder also in chunks and in steps."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,10 +34,13 @@ def replay(session: Session, case: Case, component: Mapping[str, Any]) -> Iterat
 
 def ways(case: Case, component: Mapping[str, Any]) -> Iterator[tuple[str, Way]]:
     """The ways of `replay` one by one, with a name: an engine may be built for the shapes of some only."""
-    cached = any(map(is_present, case.outputs))
+    # A decoder that was built for a single pass has no caches, but its reference had.
+    cached = any(map(is_past, case.inputs))
     if case.name != "rows" or not (cached or component["cache"]):
         only = ["logits"] if component["cache"] else list(case.outputs)
         yield case.name, partial(_at_once, case=case, only=only)
+        if case.name == "rows" and any(map(is_present, case.outputs)):
+            yield "rows: one row, padding removed", partial(_text_alone, case=case)
         return
     columns = case.inputs["input_ids"].shape[1]
     if not component["cache"]:
@@ -57,7 +60,10 @@ def ways(case: Case, component: Mapping[str, Any]) -> Iterator[tuple[str, Way]]:
 def _at_once(session: Session, case: Case, only: list[str]) -> Iterator[Pair]:
     outputs = session.run(case.component, case.inputs, only)
     for name in only:
-        yield Pair(case.component, case.name, name, outputs[name], case.outputs[name])
+        if not is_present(name):
+            yield Pair(case.component, case.name, name, outputs[name], case.outputs[name])
+    if any(map(is_present, only)):
+        yield from cache_pairs(case, case.name, outputs, used_columns(case.inputs))
 
 
 def _single_pass(session: Session, case: Case) -> Iterator[Pair]:
@@ -69,17 +75,17 @@ def _in_parts(
     session: Session, case: Case, component: Mapping[str, Any], name: str, ends: Sequence[int]
 ) -> Iterator[Pair]:
     inputs = case.inputs
-    cache = KVCache(component, "fp32", batch=inputs["input_ids"].shape[0])
+    rows = inputs["input_ids"].shape[0]
+    cache = KVCache(component, "fp32", batch=rows)
     logits, start = [], 0
     for end in ends:
-        part = {
-            **{name: array for name, array in inputs.items() if not is_past(name)},
-            **cache.inputs(),
+        columns = {
             "input_ids": inputs["input_ids"][:, start:end],
-            "attention_mask": inputs["attention_mask"][:, :end],
-            "position_ids": inputs["position_ids"][:, start:end],
-            "logits_positions": np.tile(np.arange(end - start), (inputs["input_ids"].shape[0], 1)),
+            "attention_mask": inputs.get("attention_mask", inputs["input_ids"])[:, :end],
+            "position_ids": inputs.get("position_ids", inputs["input_ids"])[:, start:end],
+            "logits_positions": np.tile(np.arange(end - start), (rows, 1)),
         }
+        part = inputs | {name: array for name, array in columns.items() if name in inputs} | cache.inputs()
         outputs = session.run(case.component, part)
         cache.update(outputs, end - start)
         logits.append(outputs["logits"])
@@ -90,11 +96,17 @@ def _in_parts(
 
 def _compare(case: Case, name: str, outputs: Arrays) -> Iterator[Pair]:
     yield _logits(case, name, outputs["logits"])
-    yield from cache_pairs(case, name, outputs, case.inputs["attention_mask"] != 0)
+    yield from cache_pairs(case, name, outputs, used_columns(case.inputs))
+
+
+def used_columns(inputs: Arrays) -> np.ndarray:
+    """The new columns [B,T] that are no padding, of those that have a mask."""
+    columns = inputs["input_ids"].shape[1]
+    return np.asarray(inputs.get("attention_mask", np.ones_like(inputs["input_ids"]))[:, -columns:] != 0)
 
 
 def _logits(case: Case, name: str, logits: np.ndarray) -> Pair:
-    used, expected = case.inputs["attention_mask"] != 0, case.outputs["logits"]
+    used, expected = used_columns(case.inputs), case.outputs["logits"]
     if logits.shape == expected.shape:
         logits, expected = logits[used], expected[used]
     return Pair(case.component, name, "logits", logits, expected)
@@ -113,16 +125,33 @@ def cache_pairs(case: Case, name: str, outputs: Arrays, used: np.ndarray) -> Ite
 
 
 def _without_padding(session: Session, case: Case, component: Mapping[str, Any]) -> Iterator[Pair]:
-    """The left-padded first row alone and trimmed to its tokens: batch 1, another length, the same answers."""
-    used = np.flatnonzero(case.inputs["attention_mask"][0])
-    inputs = {
-        **{name: array[:1] for name, array in case.inputs.items()},
-        **KVCache(component, "fp32", batch=1).inputs(),
-        "input_ids": case.inputs["input_ids"][:1, used],
-        "attention_mask": np.ones((1, len(used)), np.int64),
-        "position_ids": case.inputs["position_ids"][:1, used],
-        "logits_positions": np.array([[len(used) - 1]]),
+    """The left-padded first row alone and trimmed to its tokens: batch 1, another length, the same answers. Of a
+    decoder without padding of its own, that of what it reads is removed."""
+    row = {name: array[:1] for name, array in case.inputs.items()}
+    empty = KVCache(component, "fp32", batch=1).inputs()
+    columns = np.flatnonzero(used_columns(case.inputs)[0])
+    trimmed = {
+        "input_ids": row["input_ids"][:, columns],
+        "attention_mask": np.ones((1, len(columns)), np.int64),
+        "position_ids": row.get("position_ids", row["input_ids"])[:, columns],
+        "logits_positions": np.array([[len(columns) - 1]]),
     }
+    if "encoder_attention_mask" in row:
+        read = np.flatnonzero(row["encoder_attention_mask"][0])
+        trimmed["encoder_attention_mask"] = np.ones((1, len(read)), np.int64)
+        trimmed |= {name: row[name][:, :, read] for name in row if is_past(name) and name not in empty}
+    inputs = row | {name: array for name, array in trimmed.items() if name in row} | empty
     outputs = session.run(case.component, inputs, ["logits"])
-    expected = case.outputs["logits"][:1, used[-1] : used[-1] + 1]
+    asked = slice(columns[-1], columns[-1] + 1) if "logits_positions" in row else slice(None)
+    expected = case.outputs["logits"][:1, asked]
     yield Pair(case.component, "rows: one row, padding removed", "logits", outputs["logits"], expected)
+
+
+def _text_alone(session: Session, case: Case) -> Iterator[Pair]:
+    """The right-padded second row of an encoder alone and trimmed to its tokens, whose places are the same then."""
+    name, output = "rows: one row, padding removed", "last_hidden_state"
+    columns = np.flatnonzero(used_columns(case.inputs)[1])
+    inputs = {port: array[1:2] for port, array in case.inputs.items()}
+    inputs |= {port: inputs[port][:, columns] for port in ("input_ids", "attention_mask")}
+    outputs = session.run(case.component, inputs, [output])
+    yield Pair(case.component, name, output, outputs[output], case.outputs[output][1:2, columns])

@@ -13,7 +13,8 @@ from PIL import Image
 from ..bundle import Bundle, BundleWriter
 from ..data import Answer, Request, read_requests, require_letters
 from ..errors import InputError
-from ..images import load_image, preprocess
+from ..image_features import load_features
+from ..images import image_array, load_image
 from ..label_matcher import SLOT
 from ..pipelines import AnyPipeline
 from ..run import read_npz
@@ -29,6 +30,8 @@ TENSORS = "samples/golden.npz"
 REQUESTS = "samples/requests.jsonl"
 ANSWERS = "samples/answers.jsonl"
 LIMIT = 8
+# What a request's image holds: features [L,f] are an array.
+Picture = Image.Image | np.ndarray
 _TEXTS = (
     "Question: What is shown in the picture?\nContext: N/A\nOptions: (A) a ring (B) a gradient\nResponse:The answer is",
     "Question: Which side is brighter?\nContext: N/A\nOptions: (A) left (B) right (C) neither\nResponse:The answer is",
@@ -51,8 +54,9 @@ def write_samples(
 
     requests come from `bundled_requests`. Returns the manifest's entry.
     """
-    with_image = [request for request in requests if request.image] or bundled_requests(None, writer)[:2]
-    pixels = [preprocess(load_image(request.image), pipeline.preprocessing) for request in with_image if request.image]
+    needs = needs_of(components, None)
+    with_image = [request for request in requests if request.image] or bundled_requests(None, writer, needs)[:2]
+    pixels = [image_array(request.image, pipeline.preprocessing) for request in with_image if request.image]
     ids = [row for request in requests for row in pipeline.texts(request)]
     answers = pipeline.answer(requests)
     # How firmly each token was chosen: where a check finds another one, that says whether it may.
@@ -134,26 +138,33 @@ def _own_file(bundle: Bundle, image: Path | None) -> Path | None:
 class Needs:
     """What every request must have: images, 0 where the model can do without; with labels, a text that is a template
     around a label or empty, and with choices the labels themselves, where the bundle has none. prompts: the text is
-    what an image is made of, and there must be no image."""
+    what an image is made of, and there must be no image. short: the text is a plain question, and its answer no letter.
+    features: an image is a file of these, rows and width."""
 
     images: int = 0
     labels: bool = False
     choices: bool = False
     prompts: bool = False
+    short: bool = False
+    features: tuple[int, int] | None = None
 
 
 def needs_of(components: Sequence["Component"], labels: Sequence[str] | None) -> Needs:
     """What a model's components need of a request; labels are the bundle's own."""
     parts = [{port.name for port in component.inputs} for component in components]
     names = [name for part in parts for name in part]
-    images = 0 if "image_indicator" in names else sum(name.startswith("pixel_values") for name in names)
+    writes = "image_indicator" in names or "encoder_attention_mask" in names
+    images = 0 if writes else sum(name.startswith("pixel_values") for name in names)
     # Where nothing reads the image and a text together, its point is compared with those of labels.
     apart = images > 0 and not any({"pixel_values", "input_ids"} <= part for part in parts)
-    return Needs(images, apart, apart and not labels, "timestep" in names)
+    short = images > 0 or "encoder_attention_mask" in names
+    ports = (port for component in components for port in component.inputs if port.name == "image_features")
+    features = next(((int(port.dims[1]), int(port.dims[2])) for port in ports), None)
+    return Needs(images, apart, apart and not labels, "timestep" in names, short, features)
 
 
-def chosen_requests(samples: Path | None, needs: Needs | None = None) -> list[tuple[Request, list[Image.Image | None]]]:
-    """The requests to record, with their pictures.
+def chosen_requests(samples: Path | None, needs: Needs | None = None) -> list[tuple[Request, list[Picture | None]]]:
+    """The requests to record, with their pictures or features of them.
 
     samples is a JSONL file whose first LIMIT requests are used; None takes drawn pictures and plain questions. Raises
     InputError for a file that holds none, requests without what the model `needs` or with more images, more choices
@@ -166,19 +177,32 @@ def chosen_requests(samples: Path | None, needs: Needs | None = None) -> list[tu
     requests = list(islice(read_requests(samples), LIMIT))
     if not requests:
         raise InputError(f"{samples} holds no request.")
+    width = needs.features[1] if needs.features else None
     if two := [request.id for request in requests if request.image_2 and needed < 2]:
         raise InputError(f"{samples}: the request {two[0]!r} has two images; this model looks at one.")
     if few := [request.id for request in requests if sum(map(bool, _paths(request))) < needed]:
         raise InputError(f"{samples}: the request {few[0]!r} lacks an image; this model needs {needed} of them.")
     if drawn := [request.id for request in requests if needs.prompts and request.image]:
         raise InputError(f"{samples}: the request {drawn[0]!r} has an image; this model makes one of its text.")
+    if asked := [request.id for request in requests if needs.short and not needed and request.choices]:
+        raise InputError(f"{samples}: the request {asked[0]!r} has choices; this model writes its answer.")
     for request in requests if not needs.labels else []:
         require_letters(request)
     if odd := [request.id for request in requests if needs.labels and request.text and request.text.count(SLOT) != 1]:
         raise InputError(f"{samples}: the text of the request {odd[0]!r} has not one {SLOT}, where the label goes.")
     if bare := [request.id for request in requests if needs.choices and not request.choices]:
         raise InputError(f"{samples}: the request {bare[0]!r} has no choices, and the source names no labels.")
-    return [(request, [load_image(path) if path else None for path in _paths(request)]) for request in requests]
+    return [(request, [_picture(path, width) for path in _paths(request)]) for request in requests]
+
+
+def _picture(path: Path | None, width: int | None) -> Picture | None:
+    """What is at a request's path: a picture, or features of this width."""
+    if path is None or width is None:
+        return load_image(path) if path else None
+    try:
+        return load_features(path, width)
+    except InputError as error:
+        raise InputError(f"the image features {path} cannot be used: {error}") from error
 
 
 def bundled_requests(samples: Path | None, writer: BundleWriter, needs: Needs | None = None) -> list[Request]:
@@ -188,9 +212,13 @@ def bundled_requests(samples: Path | None, writer: BundleWriter, needs: Needs | 
         images: list[Path | None] = [None, None]
         for number, picture in enumerate(pictures):
             if picture is not None:
-                name = f"samples/images/{index}{'-2' if number else ''}.png"
+                suffix = ".npy" if isinstance(picture, np.ndarray) else ".png"
+                name = f"samples/images/{index}{'-2' if number else ''}{suffix}"
                 images[number] = writer.path(name)
-                picture.save(writer.path(name))
+                if isinstance(picture, np.ndarray):
+                    np.save(writer.path(name), picture)
+                else:
+                    picture.save(writer.path(name))
                 writer.record(name)
         made.append(replace(request, image=images[0], image_2=images[1]))
     return made
@@ -200,11 +228,19 @@ def _paths(request: Request) -> tuple[Path | None, Path | None]:
     return request.image, request.image_2
 
 
-def _builtin(needs: Needs) -> list[tuple[Request, list[Image.Image | None]]]:
-    pictures = [_ring(), _gradient(), _gradient().transpose(Image.Transpose.ROTATE_90) if needs.images else None]
+def _builtin(needs: Needs) -> list[tuple[Request, list[Picture | None]]]:
+    pictures: list[Picture | None] = [
+        _ring(),
+        _gradient(),
+        _gradient().transpose(Image.Transpose.ROTATE_90) if needs.images else None,
+    ]
+    if needs.features:
+        # No encoder is here that could look at a drawing.
+        drawn = np.random.default_rng(len(pictures)).standard_normal((2, *needs.features))
+        pictures = [*drawn.astype(np.float32), None]
     # All labels of a bundle are read for each template: one will do.
     templates = _TEMPLATES if needs.choices else [""] * 3
-    texts = _TEXTS if not needs.images else templates if needs.labels else _SHORT_TEXTS
+    texts = templates if needs.labels else _SHORT_TEXTS if needs.short else _TEXTS
     choices = _LABELS if needs.choices else None
     if needs.prompts:
         return [(Request(f"builtin-{i}", text), [None]) for i, text in enumerate(_PROMPTS)]

@@ -197,6 +197,19 @@ def test_wrong_use_is_refused(
     ):
         found = command("run", *words)
         assert found.code == 2 and message in found.err, found.err
+    for line, more, message in (
+        ({"text": "a {}", "choices": ["a"]}, [], "holds 1 requests; nothing was answered"),
+        ({"text": "a", "choices": ["a"]}, [], "'1': the template 'a' must have one {}"),
+        ({"text": ""}, [], "names no labels, and the bundle has none"),
+        ({"text": "", "image": None}, [], "has 0 images; this model looks at 1"),
+        ({"text": ""}, ["--labels", labels], "is no set of labels: label 1 is blank"),
+    ):
+        asked = {"id": "1", "image": str(pictures[0]), **line}
+        (tmp_path / "in.jsonl").write_text(
+            json.dumps({key: value for key, value in asked.items() if value is not None})
+        )
+        found = command("run", bare, "--data", tmp_path / "in.jsonl", "--dry-run", *more)
+        assert (found.code == 0) == message.startswith("holds") and message in found.verdict, found.err
     with pytest.raises(InputError, match=r"labels go with models that compare an image with them; .* is of apt-meter"):
         run(other, "cat?", pictures[0], labels=["cat"])
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from memvp_export.exporter.data import Answer, read_answers
@@ -54,6 +55,14 @@ def test_a_run_over_scienceqa_scores_one_token_a_question(
     assert [answer.id for answer in answers] == ["3", "4"]
     # The bundle's own setting is four tokens.
     assert all(len(answer.ids) <= 1 and answer.choice is not None for answer in answers)
+
+
+@pytest.mark.parametrize("option", ["--temperature", "--max-new-tokens"])
+def test_what_is_answered_by_one_greedy_token_takes_no_options_of_generation(
+    option: str, scienceqa: Path, bundle_of: Callable[[str], Path], command: Callable[..., Any]
+) -> None:
+    done = command("run", bundle_of("fp32"), "--data", scienceqa, "--dry-run", option, "1")
+    assert done.code == 2 and "by its official way, one greedy token" in done.verdict
 
 
 def test_a_data_set_says_how_it_is_answered(scienceqa: Path, tmp_path: Path) -> None:

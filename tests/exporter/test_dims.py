@@ -25,7 +25,12 @@ def test_a_dimension_is_the_sum_of_its_terms(dim: int | str, names: list[str], e
     assert length(dim, LENGTHS) == known_length(dim, LENGTHS) == expected
 
 
-@pytest.mark.parametrize("dim", ["width", "width + sequence", "sequence + width"])
+@pytest.mark.parametrize("dim", ["batch*sequence", "64*batch*sequence", "2*batch*sequence + 1"])
+def test_products_of_names_have_a_length(dim: str) -> None:
+    assert known_length(dim, LENGTHS) == {"b": 6, "6": 384, "2": 13}[dim[0]]
+
+
+@pytest.mark.parametrize("dim", ["width", "width + sequence", "sequence + width", "4*sequence*width"])
 def test_a_name_without_a_length_is_never_counted(dim: str) -> None:
     assert known_length(dim, LENGTHS) is None
     with pytest.raises(KeyError, match="width"):

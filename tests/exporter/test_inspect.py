@@ -272,6 +272,11 @@ def test_approximated_prompt_in_half_keeps_its_products_in_float32(tmp_path: Pat
     assert report["memory"][0]["table_rows"] == rows and report["memory"][0]["visual_rows"] is None
     assert report["cost"]["memory"]["table_macs"] == report["cost"]["macs"] == 2 * 2 * 7 * rows * width
     assert report["cost"]["memory"]["visual_macs"] == 0 and report["cost"]["memory"]["percent"] is None
+    # Lowering writes the operator out, whose nodes then have no names.
+    model = onnx.inliner.inline_local_functions(onnx.load(tmp_path / report["file"]))
+    onnx.save(model, tmp_path / "inlined.onnx")
+    (inlined,) = inspect_path(tmp_path / "inlined.onnx")["float32_islands"]
+    assert {**inlined, "at": island["at"]} == island and inlined["at"] == ["activations32__1"]
 
 
 def test_deep_prompts_at_the_sites_of_apt_would_cost_what_the_paper_says(

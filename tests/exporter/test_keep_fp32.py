@@ -50,18 +50,27 @@ def test_patterns_are_globs_of_modules(pattern: str, weights: list[str]) -> None
 
 def test_each_component_gets_the_patterns_that_match_in_it() -> None:
     asked = ["layers.*.up", "visual.conv1", "*1", "visual.conv1"]
-    found = patterns_of(WEIGHTS, asked, "bf16")
+    found = patterns_of("memvp-llama", WEIGHTS, asked, "bf16")
     assert found == {"vision": ("visual.conv1", "*1"), "decoder": ("layers.*.up", "*1")}
-    assert patterns_of(WEIGHTS, [], "fp32") == {"vision": (), "decoder": ()}
+    assert patterns_of("memvp-llama", WEIGHTS, [], "fp32") == {"vision": (), "decoder": ()}
+
+
+def test_a_family_keeps_modules_of_its_own() -> None:
+    weights = {"encoder": ["encoder.block.0.layer.1.DenseReluDense.wo.weight", "shared.weight"], "vision": ["a.weight"]}
+    own = "*.DenseReluDense.wo"
+    assert patterns_of("memvp-t5", weights, ["shared"], "fp16") == {"encoder": (own, "shared"), "vision": ()}
+    assert patterns_of("memvp-t5", weights, [own], "fp16") == {"encoder": (own,), "vision": ()}
+    assert patterns_of("memvp-t5", weights, [], "bf16") == {"encoder": (), "vision": ()}
+    assert is_kept(weights["encoder"][0], [own]) and not is_kept("encoder.block.0.layer.1.DenseReluDense.wi", [own])
 
 
 def test_what_cannot_be_kept_is_refused() -> None:
     with pytest.raises(InputError, match=r"'layers.0.op' matches no module of vision, decoder; near it .*layers.0.up"):
-        patterns_of(WEIGHTS, ["lm_head", "layers.0.op"], "fp16")
+        patterns_of("memvp-llama", WEIGHTS, ["lm_head", "layers.0.op"], "fp16")
     with pytest.raises(InputError, match="a float32 graph keeps everything"):
-        patterns_of(WEIGHTS, ["lm_head"], "fp32")
+        patterns_of("memvp-llama", WEIGHTS, ["lm_head"], "fp32")
     with pytest.raises(InputError, match="int8 graphs are calibrated"):
-        patterns_of(WEIGHTS, ["lm_head"], "int8")
+        patterns_of("memvp-llama", WEIGHTS, ["lm_head"], "int8")
 
 
 @pytest.fixture(scope="module")

@@ -64,6 +64,9 @@ def test_a_bundle_passes_its_check(folder: Path) -> None:
     golden = [result for result in report.outputs if result.reference == GOLDEN]
     assert [result.output for result in golden] == ["last_hidden_state", "out_sample", "sample", "latents"]
     assert sum(result.output == "latents" for result in report.outputs) == 2 and not report.notes
+    # Images have no columns.
+    cases = {(result.component, result.case) for result in report.outputs}
+    assert {("vae_decoder", "random, batch 1, height 2, width 2"), ("text_encoder", "random, batch 1")} <= cases
     assert max(result.distance.relative_l2 for result in report.outputs) < 1e-5
 
 

@@ -1,13 +1,15 @@
 """The tokenizer keeps to its manifest entry, and damaged files are one clear message."""
 
 import io
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sentencepiece
 from memvp_export.exporter.errors import InputError
-from memvp_export.exporter.tokenization import Tokenizer, describe_sentencepiece
+from memvp_export.exporter.tokenization import Tokenizer, describe_sentencepiece, describe_t5
+from transformers import T5Tokenizer
 
 CORPUS = ["the answer is a red circle", "what colour is the square?", "how many stars are there? (A) one (B) two"]
 ENTRY = {"type": "sentencepiece", "file": "tokenizer/tokenizer.model", "prefix": "", "maximum": 512}
@@ -135,3 +137,39 @@ def test_bad_ids_and_texts_are_refused(root: Path) -> None:
             tokenizer.decode([token])
     with pytest.raises(InputError, match="Unicode"):
         tokenizer.encode("half \ud800")
+
+
+@pytest.fixture
+def t5(tmp_path: Path) -> tuple[Tokenizer, T5Tokenizer]:
+    """T5's special ids, as the bundle and as transformers read them; the latter adds 100 ids."""
+    (tmp_path / "tokenizer").mkdir()
+    path = tmp_path / "tokenizer/spiece.model"
+    path.write_bytes(train(bos_id=-1, pad_id=0, eos_id=1, unk_id=2, model_type="unigram"))
+    described = {**ENTRY, **describe_t5(path), "file": "tokenizer/spiece.model"}
+    return Tokenizer(tmp_path, described), T5Tokenizer.from_pretrained(path.parent)
+
+
+TEXTS = ["what colour?", "  odd   spaces\tand \n lines ", "", "ﬁne ½ Ｆull", "ß中", "(A) one , two .", "THE red-square"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_t5_reads_as_transformers_does(t5: tuple[Tokenizer, T5Tokenizer], text: str) -> None:
+    own, theirs = t5
+    assert own.encode(text) == theirs(text).input_ids
+    assert own.encode(text)[-1] == own.eos == theirs.eos_token_id and own.pad == theirs.pad_token_id
+
+
+def test_t5_writes_as_transformers_does(t5: tuple[Tokenizer, T5Tokenizer]) -> None:
+    own, theirs = t5
+    assert theirs.convert_tokens_to_ids("<extra_id_99>") == own.pieces
+    draw, texts = random.Random(0), set()
+    for _ in range(50):
+        ids = [draw.randrange(own.pieces) for _ in range(7)]
+        texts.add(own.decode(ids))
+        assert own.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+    assert len(texts) > 40
+
+
+def test_special_tokens_in_a_text_for_t5_are_text(t5: tuple[Tokenizer, T5Tokenizer]) -> None:
+    ids = t5[0].encode("the </s> and <extra_id_0>")
+    assert ids.index(1) == len(ids) - 1 and max(ids) < t5[0].pieces

@@ -165,6 +165,18 @@ def test_places_that_cannot_hold_the_library_are_refused(tmp_path: Path, headers
         plan_build(tmp_path / "file" / "out.so", headers, ["80"], str(nvcc))
 
 
+def test_a_file_that_is_no_library_is_not_overwritten(tmp_path: Path, headers: Path) -> None:
+    nvcc, picture = put_nvcc(tmp_path / "bin", put_library(tmp_path / "lib.so")), tmp_path / "a.png"
+    picture.write_bytes(b"\x89PNG")
+    for call in (plan_build, build_plugin):
+        with pytest.raises(InputError, match="is no library, and would be destroyed"):
+            call(picture, headers=headers, archs=["80"], nvcc=str(nvcc))
+    assert picture.read_bytes() == b"\x89PNG" and not commands(nvcc)
+    for content in (b"", (tmp_path / "lib.so").read_bytes()[:100]):
+        picture.write_bytes(content)
+        assert plan_build(picture, headers, ["80"], str(nvcc)).output == picture
+
+
 def test_a_missing_host_compiler_is_named(tmp_path: Path, headers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nvcc = put_nvcc(tmp_path / "bin")
     monkeypatch.delenv("NVCC_CCBIN", raising=False)

@@ -97,9 +97,9 @@ RUN_WORDS: list[tuple[list[str], int, str]] = [
     (["--temperature", "-1"], 2, "temperature is -1.0"),
     (["--temperature", "nan"], 2, "temperature is nan"),
     (["--temperature", "inf"], 2, "temperature is inf"),
-    (["--top-p", "0"], 2, "top_p is 0.0"),
-    (["--top-p", "1.5"], 2, "top_p is 1.5"),
-    (["--seed", "-1"], 2, "seed is -1"),
+    (["--top-p", "0", "--temperature", "1"], 2, "top_p is 0.0"),
+    (["--top-p", "1.5", "--temperature", "1"], 2, "top_p is 1.5"),
+    (["--seed", "-1", "--temperature", "1"], 2, "seed is -1"),
     (["--precision", "fp16"], 2, "no fp16 graph"),
     (["--precision", "int8"], 2, "no int8 graph"),
     (["--precision", "int3"], 2, "'int3' is not one of"),
@@ -165,8 +165,8 @@ TENSORS: dict[str, tuple[str, dict[str, Any], str]] = {
     "an unknown name": ("vision", arrays(pixels=np.zeros(1)), "has no input 'pixels'; it takes pixel_values"),
     "a missing name": ("vision", arrays(image_indicator=None), "needs the input 'image_indicator'"),
     "another type": ("vision", arrays(pixel_values=np.zeros((1, 3, 224, 224), np.uint8)), "takes float32"),
-    "another shape": ("vision", arrays(pixel_values=np.zeros((1, 3, 200, 224))), "cannot run vision on these inputs"),
-    "another rank": ("vision", arrays(pixel_values=np.zeros((3, 224, 224))), "cannot run vision on these inputs"),
+    "another shape": ("vision", arrays(pixel_values=np.zeros((1, 3, 200, 224))), "takes [1, 3, 224, 224]"),
+    "another rank": ("vision", arrays(pixel_values=np.zeros((3, 224, 224))), "takes [batch, 3, 224, 224]"),
     "objects": ("vision", arrays(image_indicator=np.array([{}], object)), "not a whole npz file of plain arrays"),
 }
 

@@ -5,7 +5,7 @@ without a word, as their sources show: `Shape` has no start and end, `ReduceMean
 a `Constant` of integers is empty, and integers are of 32 bits. Whatever is left of these is refused here.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
@@ -16,6 +16,7 @@ from ...errors import InputError
 from ...inspection.values import TypedGraph, ValueType, type_graph
 from .additions import Additions
 from .edit import weights
+from .opset17_rewrites import REWRITES
 
 OPSET = 17
 _IR_VERSION = 8
@@ -36,7 +37,7 @@ def to_opset17(model: onnx.ModelProto) -> None:
     _name_nodes(graph)
     typed, added, replaced = _typed(model), Additions(graph), set()
     for node in graph.node:
-        if not node.domain and node.op_type in _REWRITES and _REWRITES[node.op_type](node, typed.types, added):
+        if not node.domain and node.op_type in REWRITES and REWRITES[node.op_type](node, typed.types, added):
             replaced.add(node.output[0])
     stored = weights(graph)
     for node in graph.node:
@@ -119,77 +120,6 @@ def _name_nodes(graph: onnx.GraphProto) -> None:
     """Inlined nodes have no name; layers get that of their node, and are pinned by it."""
     for node in graph.node:
         node.name = node.name or node.output[0]
-
-
-def _cast_like(node: onnx.NodeProto, types: Mapping[str, ValueType], added: Additions) -> bool:
-    to = helper.np_dtype_to_tensor_dtype(np.dtype(types[node.input[1]].dtype))
-    added.node("Cast", [node.input[0]], node.output[0], to=to)
-    return True
-
-
-def _gelu(node: onnx.NodeProto, types: Mapping[str, ValueType], added: Additions) -> bool:
-    """`x (1 + erf(x / sqrt 2)) / 2`, or `x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2`, in x's own type."""
-    (x,), dtype = node.input, types[node.input[0]].dtype
-
-    def number(value: float, name: str) -> str:
-        return added.constant(np.array(value, dtype), f"opset17/{name}/{dtype}")
-
-    def value(kind: str, inputs: list[str], name: str) -> str:
-        return added.node(kind, inputs, f"{node.name}/{name}")
-
-    if any(attribute.name == "approximate" and attribute.s == b"tanh" for attribute in node.attribute):
-        # As x + x (0.044715 x^2), whose parts stay within half precision where x does not fill it.
-        cube = value(
-            "Mul", [x, value("Mul", [value("Mul", [x, x], "square"), number(0.044715, "cube")], "part")], "cube"
-        )
-        inner = value("Mul", [value("Add", [x, cube], "sum"), number(np.sqrt(2 / np.pi), "sqrt_2_pi")], "scaled")
-        bent = value("Tanh", [inner], "tanh")
-    else:
-        bent = value("Erf", [value("Div", [x, number(np.sqrt(2), "sqrt_2")], "scaled")], "erf")
-    gate = value("Add", [bent, number(1, "one")], "gate")
-    added.node("Mul", [value("Mul", [x, gate], "doubled"), number(0.5, "half")], node.output[0])
-    return True
-
-
-def _split(node: onnx.NodeProto, types: Mapping[str, ValueType], added: Additions) -> bool:
-    """One Slice for each part: a layer of the engine then has the name of one node."""
-    limits = {attribute.name: attribute.i for attribute in node.attribute}
-    dims = [types[name].dims for name in node.output]
-    axis = limits.get("axis", 0) % len(dims[0] or (0,))
-    sizes = [part[axis] if part else None for part in dims]
-    end = 0
-    for output, size in zip(node.output, sizes, strict=True):
-        if size is None:
-            raise InputError(f"TensorRT 8 cannot take {node.name}: the sizes of its parts are not static.")
-        start, end = end, end + size
-        bounds = [added.constant(np.array([i]), f"opset17/{i}") for i in (start, end, axis)]
-        added.node("Slice", [node.input[0], *bounds], output)
-    return True
-
-
-def _shape(node: onnx.NodeProto, types: Mapping[str, ValueType], added: Additions) -> bool:
-    """Some lengths are gathered from all of them."""
-    limits = {attribute.name: attribute.i for attribute in node.attribute}
-    (source,) = node.input
-    dims = types[source].dims
-    if dims is None:
-        raise InputError(f"TensorRT 8 cannot take {node.name}: the number of dimensions of {source} is not known.")
-    axes = range(len(dims))[limits.get("start") : limits.get("end")]
-    if len(axes) == len(dims):
-        del node.attribute[:]
-        return False
-    whole = added.node("Shape", [source], f"{source}/lengths")
-    name = f"opset17/{'_'.join(map(str, axes))}"
-    added.node("Gather", [whole, added.constant(np.array(axes, np.int64), name)], node.output[0], axis=0)
-    return True
-
-
-_REWRITES: dict[str, Callable[[onnx.NodeProto, Mapping[str, ValueType], Additions], bool]] = {
-    "CastLike": _cast_like,
-    "Gelu": _gelu,
-    "Shape": _shape,
-    "Split": _split,
-}
 
 
 def _axes_as_attribute(node: onnx.NodeProto, stored: Mapping[str, onnx.TensorProto]) -> None:

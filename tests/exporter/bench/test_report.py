@@ -68,6 +68,14 @@ def test_the_verdict_names_the_last_latency_on_every_lane(report: BenchReport) -
     )
 
 
+def test_the_verdict_on_images_is_of_what_runs_at_every_step(report: BenchReport) -> None:
+    stages = ("text_encoder", "unet", "vae_decoder")
+    report.results = [Result("torch", Load(name, name, "latency", 1), figures(0.03), 1) for name in stages]
+    assert "measured: unet, batch 1: torch 30 ms" in report.verdict
+    report.results = [one for one in report.results if one.load.stage != "unet"]
+    assert "measured: vae_decoder, batch 1" in report.verdict
+
+
 def test_a_report_is_read_again_and_damage_is_named(report: BenchReport, tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
     whole = json.dumps(report.to_dict())

@@ -10,10 +10,10 @@ import pytest
 from memvp_export import export_onnx, read_source
 from memvp_export.examples.random_diffusion import PRESETS, write_source
 from memvp_export.exporter.bundle import Bundle
+from memvp_export.exporter.call_shapes import check_dims, lengths_of
 from memvp_export.exporter.engines.build import build_engines
 from memvp_export.exporter.engines.profiles import make_profiles
 from memvp_export.exporter.engines.request import Request
-from memvp_export.exporter.engines.shapes import check_dims, lengths_of
 from memvp_export.exporter.errors import InputError
 from memvp_export.exporter.inspection import inspect_path
 from memvp_export.exporter.parity import half
@@ -95,6 +95,6 @@ def test_profiles_of_latents_are_multiples() -> None:
 def test_latents_that_are_no_multiple_are_refused() -> None:
     entry = {"inputs": [{"name": "sample", "dims": ["batch", 4, "8*height", "8*width"]}]}
     assert lengths_of(entry["inputs"], {"sample": [2, 4, 64, 96]}) == {"batch": 2, "height": 8, "width": 12}
-    check_dims(entry, {"sample": [2, 4, 64, 96]})
+    check_dims(entry["inputs"], {"sample": [2, 4, 64, 96]})
     with pytest.raises(InputError, match=r"it takes \[2, 4, 56, 96\], which is \[batch, 4, 8\*height, 8\*width\]"):
-        check_dims(entry, {"sample": [2, 4, 60, 96]})
+        check_dims(entry["inputs"], {"sample": [2, 4, 60, 96]})

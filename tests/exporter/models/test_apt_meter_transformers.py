@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import torch
 from memvp_export.exporter.models import apt_meter, roberta
 from memvp_export.exporter.models.clip_tower import TowerConfig, tower
+from memvp_export.exporter.models.layers import key_bias
 from memvp_export.exporter.models.roberta import RobertaConfig
 from torch import Tensor, nn
 from transformers import BertConfig, CLIPVisionConfig, CLIPVisionModel, RobertaModel
@@ -46,8 +47,8 @@ def test_roberta_with_padding_anywhere() -> None:
     mask = (ids != roberta.PAD).long()
     with torch.no_grad():
         expected = host(input_ids=ids, attention_mask=mask).last_hidden_state
-        actual = roberta.encode(weights, CONFIG, ids, roberta.key_bias(mask))
-        unmasked = roberta.encode(weights, CONFIG, ids, roberta.key_bias(torch.ones_like(mask)))
+        actual = roberta.encode(weights, CONFIG, ids, key_bias(mask))
+        unmasked = roberta.encode(weights, CONFIG, ids, key_bias(torch.ones_like(mask)))
     assert distance(actual[mask == 1], expected[mask == 1]) < 1e-6
     assert distance(unmasked[mask == 1], expected[mask == 1]) > 1e-2
 
@@ -110,7 +111,7 @@ def test_a_layer_of_a_stream_is_berts_with_cross_attention() -> None:
     eps = {f"layer{part}.LayerNorm.eps" for part in (".attention.output", ".crossattention.output", ".output")}
     weights |= {name: torch.tensor([1e-12]) for name in eps}
     x, other = (torch.randn(2, length, dim, generator=generator) for length in (7, 4))
-    biases = [roberta.key_bias(torch.randint(0, 2, (2, length), generator=generator)) for length in (7, 4)]
+    biases = [key_bias(torch.randint(0, 2, (2, length), generator=generator)) for length in (7, 4)]
     sizes = SimpleNamespace(heads=heads)
     with torch.no_grad():
         expected = host(x, biases[0], other, biases[1])

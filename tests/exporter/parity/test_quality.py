@@ -9,7 +9,7 @@ from memvp_export.exporter.parity.quality import Quality, quality_of, shortfalls
 from memvp_export.exporter.parity.report import GRAPH_ONLY, AnswerResult
 from memvp_export.exporter.parity.thresholds import THRESHOLDS, QualityLimit
 
-LIMIT = QualityLimit(kl=0.1, top1=0.9, tokens=0.8, points=5.0)
+LIMIT = QualityLimit(kl=0.1, top1=0.9, tokens=0.8, points=5.0, image=0.1)
 
 
 def _answer(tokens: list[int], expected: list[int], right: tuple[bool, bool] | None = None) -> AnswerResult:

@@ -1,0 +1,53 @@
+"""How a Hugging Face model writes: the rules of its generation_config.json, or of its config.json where it has none."""
+
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .json_file import read_object
+
+FILE = "generation_config.json"
+# What `token_rules.TokenRules` follows, and the ids that begin and end what is written.
+_IDS = ("decoder_start_token_id", "eos_token_id", "forced_bos_token_id", "forced_eos_token_id")
+_COUNTS = ("no_repeat_ngram_size", "min_length")
+# What would change a greedy answer and is not followed, with the values that do nothing.
+_OTHERS: dict[str, tuple[Any, ...]] = {
+    "min_new_tokens": (None, 0),
+    "repetition_penalty": (None, 1),
+    "encoder_repetition_penalty": (None, 1),
+    "encoder_no_repeat_ngram_size": (None, 0),
+    "bad_words_ids": (None, []),
+    "sequence_bias": (None, {}, []),
+    "suppress_tokens": (None, []),
+    "begin_suppress_tokens": (None, []),
+    "forced_decoder_ids": (None, []),
+    "exponential_decay_length_penalty": (None,),
+}
+
+
+def read_rules(folder: Path, config: dict[str, Any]) -> tuple[dict[str, Any], list[Path]]:
+    """The rules that say anything, by transformers' names, and the file they are in beside config.json, if any.
+
+    InputError for a rule that is no number, and for those that are not followed: greedy answers would be others.
+    """
+    path = folder / FILE
+    rules = read_object(path) if path.is_file() else config
+    where = path if path.is_file() else folder / "config.json"
+    if unlike := [key for key, nothing in _OTHERS.items() if rules.get(key) not in nothing]:
+        raise InputError(
+            f"{where} asks for {unlike[0]} = {rules[unlike[0]]!r}, which is not followed here: answers would be others "
+            "than the model's. Remove it if the model was trained and tested without."
+        )
+    found = {key: _whole(rules, key, where) for key in (*_IDS, *_COUNTS)}
+    # transformers before 4.9 said so in another way.
+    if found["forced_bos_token_id"] is None and rules.get("force_bos_token_to_be_generated"):
+        found["forced_bos_token_id"] = _whole(config, "bos_token_id", where)
+    said = {key: value for key, value in found.items() if value is not None and (value or key in _IDS)}
+    return said, [path] if path.is_file() else []
+
+
+def _whole(rules: dict[str, Any], key: str, where: Path) -> int | None:
+    value = rules.get(key)
+    if value is not None and (type(value) is not int or value < 0):
+        raise InputError(f"{where}: {key} is {value!r}, expected a whole number.")
+    return value

@@ -1,0 +1,132 @@
+"""MemVP-BART the whole way: source -> bundle -> check and run, beside transformers' own greedy generate()."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from memvp_export import export_onnx, read_source
+from memvp_export.examples.random_bart import PRESETS, write_source
+from memvp_export.exporter.bundle import Bundle
+from memvp_export.exporter.data import Request
+from memvp_export.exporter.models.family import components_of, load
+from memvp_export.exporter.models.reference import TorchReference
+from memvp_export.exporter.parity.check import check
+from memvp_export.exporter.pipeline import Settings
+from memvp_export.exporter.run import open_pipeline, run, run_file
+from safetensors.torch import load_file
+from torch.nn import functional as F
+from transformers import BartConfig, BartForConditionalGeneration, BartTokenizerFast
+
+from .models.memory_hooks import bart_ffns, memory_added, visual_memory
+
+SIZES = PRESETS["odd"]
+TEXTS = ("what is it?", "is there a rather long and winding question about the picture here or not, after all?", "")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bart")
+    write_source(folder, SIZES)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(source: Path) -> Bundle:
+    return export_onnx(read_source(source), source / "bundle", "fp32")
+
+
+def requests_of(source: Path) -> list[Request]:
+    """Texts of several lengths, one of them cut, with and without an image."""
+    images = [source / "first.npy", None, source / "second.npy"]
+    return [Request(f"{i}-{j}", text, image) for i, text in enumerate(TEXTS) for j, image in enumerate(images)]
+
+
+def generated(source: Path, request: Request, **settings: Any) -> list[int]:
+    """What transformers writes, token by token, from the files of the source: greedily, by the rules of bart-base."""
+    config = json.loads((source / "base" / "config.json").read_text())
+    model = BartForConditionalGeneration(BartConfig(**{k: v for k, v in config.items() if k != "architectures"}))
+    model.model.load_state_dict(load_file(source / "base" / "model.safetensors"), strict=False)
+    model.tie_weights()
+    tokenizer = BartTokenizerFast.from_pretrained(source / "base", add_prefix_space=False)
+    text = tokenizer("vqa: " + request.text, return_tensors="pt", truncation=True, max_length=20)
+    adapter = torch.load(source / "memvp.pth", weights_only=True)
+    tables = {name: adapter[name][0] for name in ("adapter_emb1", "adapter_emb2")}
+    visual = visual_memory(adapter, request.image, SIZES.rows)
+    with torch.no_grad(), memory_added(bart_ffns(model.eval()), visual, tables, F.gelu):
+        found = model.generate(
+            **{key: text[key] for key in ("input_ids", "attention_mask")},
+            num_beams=1,
+            do_sample=False,
+            early_stopping=False,
+            max_length=20,
+            **{key: config[key] for key in config if key.endswith("_token_id")},
+            no_repeat_ngram_size=config["no_repeat_ngram_size"],
+            **settings,
+        )
+    assert found[0, 0] == config["decoder_start_token_id"]
+    return found[0, 1:].tolist()
+
+
+def until_end(ids: Sequence[int]) -> tuple[int, ...]:
+    return tuple(ids[: ids.index(2)]) if 2 in ids else tuple(ids)
+
+
+def test_answers_are_those_of_transformers(source: Path, bundle: Bundle) -> None:
+    requests = requests_of(source)
+    answers = open_pipeline(bundle).answer(requests, Settings(max_new_tokens=19, batch=4))
+    expected = [until_end(generated(source, request)) for request in requests]
+    assert [answer.ids for answer in answers] == expected
+    assert [answer.truncated for answer in answers] == [False] * 3 + [True] * 3 + [False] * 3
+    assert len(set(expected)) > 6
+
+
+def test_fewer_new_tokens_end_as_transformers_ends_them(source: Path, bundle: Bundle) -> None:
+    request = requests_of(source)[0]
+    (answer,) = open_pipeline(bundle).answer([request], Settings(max_new_tokens=5))
+    assert answer.ids == until_end(generated(source, request, max_new_tokens=5)) and len(answer.ids) == 4
+
+
+def test_a_bundle_passes_its_check(source: Path, bundle: Bundle) -> None:
+    report = check(bundle, source=read_source(source))
+    assert report.passed, report.failures
+    assert max(result.distance.relative_l2 for result in report.outputs) <= 1e-5
+    assert {"prefill", "chunks", "prefill, then steps", "one row, padding removed"} <= {
+        result.case.removeprefix("rows: ") for result in report.outputs if result.component == "decoder"
+    }
+    assert len(report.answers) == 3 and report.image_effect is not None and report.image_effect > 1e-2
+
+
+def test_data_is_compared_from_features_to_answers(source: Path, bundle: Bundle, tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    lines = [{"id": r.id, "text": r.text, **({"image": str(r.image)} if r.image else {})} for r in requests_of(source)]
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    report = check(bundle, data=data)
+    assert report.passed, report.failures
+    assert {r.component for r in report.outputs if r.case.startswith("data")} == {"vision", "encoder", "decoder"}
+    assert run_file(bundle, data, tmp_path / "answers.jsonl") == len(lines)
+    answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    one = run(bundle, lines[0]["text"], lines[0]["image"])
+    assert answers[0]["ids"] == list(one.ids)
+
+
+def test_an_edited_weight_fails_the_check(bundle: Bundle, tmp_path: Path) -> None:
+    from memvp_export.exporter.parity.golden import from_arrays, to_arrays
+    from memvp_export.exporter.parity.replay import replay
+    from memvp_export.exporter.parity.samples import read_cases
+
+    components = components_of("memvp-bart", bundle.manifest["config"])
+    tensors = load(read_source(bundle.root.parent)).weights
+    name = "model.decoder.layers.1.encoder_attn.v_proj.weight"
+    wrong = TorchReference(components, {**tensors, name: tensors[name].mapped(tensors[name].shape, lambda t: 2 * t)})
+    cases = from_arrays(to_arrays(read_cases(bundle)))
+    pairs = [pair for case in cases for pair in replay(wrong, case, bundle.manifest["components"][case.component])]
+    worse = {
+        (pair.component, pair.output)
+        for pair in pairs
+        if pair.actual.shape != pair.expected.shape or not np.allclose(pair.actual, pair.expected, atol=1e-4)
+    }
+    assert worse == {("encoder", "present.*.value")}

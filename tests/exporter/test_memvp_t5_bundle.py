@@ -1,0 +1,115 @@
+"""MemVP-T5 the whole way: source -> bundle -> check and run, beside transformers' own greedy generate()."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from memvp_export import export_onnx, read_source
+from memvp_export.examples.random_t5 import PRESETS, write_source
+from memvp_export.exporter.bundle import Bundle, BundleWriter
+from memvp_export.exporter.data import Request
+from memvp_export.exporter.graphs.precision import trace_again
+from memvp_export.exporter.inspection.graph_report import report_graph
+from memvp_export.exporter.parity.check import check
+from memvp_export.exporter.pipeline import Settings
+from memvp_export.exporter.progress import Progress
+from memvp_export.exporter.run import open_pipeline
+from torch.nn import functional as F
+from transformers import T5ForConditionalGeneration, T5Tokenizer
+
+from .models.memory_hooks import memory_added, t5_ffns, visual_memory
+
+SIZES = PRESETS["odd"]
+TEXTS = ("what is it?", "is there a rather long and winding question about the picture here or not, after all?", "")
+# What there is in the base's config.json is read by transformers as well as by the exporter.
+RULES = {"no_repeat_ngram_size": 2, "min_length": 4}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("t5")
+    write_source(folder, SIZES)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(source: Path) -> Bundle:
+    return export_onnx(read_source(source), source / "bundle", "fp32")
+
+
+def requests_of(source: Path) -> list[Request]:
+    """Texts of several lengths, one of them cut, with and without an image."""
+    images = [source / "first.npy", None, source / "second.npy"]
+    return [Request(f"{i}-{j}", text, image) for i, text in enumerate(TEXTS) for j, image in enumerate(images)]
+
+
+def generated(source: Path, requests: Sequence[Request], **settings: Any) -> list[list[int]]:
+    """What transformers writes, token by token, from the files of the source."""
+    model = T5ForConditionalGeneration.from_pretrained(source / "base").eval()
+    tokenizer = T5Tokenizer.from_pretrained(source / "base")
+    adapter = torch.load(source / "memvp.pth", weights_only=True)
+    tables = {name: adapter[name][0] for name in ("adapter_emb1", "adapter_emb2")}
+    found = []
+    for request in requests:
+        text = tokenizer("vqa: " + request.text, return_tensors="pt", truncation=True, max_length=20)
+        visual = visual_memory(adapter, request.image, SIZES.rows)
+        with torch.no_grad(), memory_added(t5_ffns(model), visual, tables, F.relu):
+            # The ids behind the pieces are in no text.
+            ids = model.generate(
+                **text,
+                num_beams=1,
+                do_sample=False,
+                # Its cache has as many layers as the encoder.
+                use_cache=False,
+                suppress_tokens=[*range(SIZES.pieces, SIZES.vocab)],
+                **{"max_length": 20, **settings},
+            )
+        assert ids[0, 0] == model.config.decoder_start_token_id
+        found.append(ids[0, 1:].tolist())
+    return found
+
+
+def until_end(ids: Sequence[int]) -> tuple[int, ...]:
+    return tuple(ids[: ids.index(1)]) if 1 in ids else tuple(ids)
+
+
+def test_answers_are_those_of_transformers(source: Path, bundle: Bundle) -> None:
+    requests = requests_of(source)
+    answers = open_pipeline(bundle).answer(requests, Settings(max_new_tokens=19, batch=4))
+    expected = generated(source, requests)
+    assert [answer.ids for answer in answers] == [until_end(ids) for ids in expected]
+    tokenizer = T5Tokenizer.from_pretrained(source / "base")
+    assert [answer.text for answer in answers] == tokenizer.batch_decode(expected, skip_special_tokens=True)
+    assert [answer.truncated for answer in answers] == [False] * 3 + [True] * 3 + [False] * 3
+    assert len({answer.ids for answer in answers}) > 6
+
+
+def test_the_rules_of_the_base_are_followed(source: Path, bundle: Bundle) -> None:
+    requests = requests_of(source)[:3]
+    pipeline = open_pipeline(bundle)
+    plain = [answer.ids for answer in pipeline.answer(requests)]
+    ruled = type(pipeline).from_manifest(
+        pipeline._session, {**bundle.manifest, "generation": {**bundle.manifest["generation"], **RULES}}, bundle.root
+    )
+    found = [answer.ids for answer in ruled.answer(requests)]
+    assert found == [until_end(ids) for ids in generated(source, requests, **RULES)] and found != plain
+
+
+def test_a_bundle_passes_its_check(source: Path, bundle: Bundle) -> None:
+    report = check(bundle, source=read_source(source))
+    assert report.passed, report.failures
+    assert max(result.distance.relative_l2 for result in report.outputs) <= 1e-5
+    assert len(report.answers) == 3 and report.image_effect is not None and report.image_effect > 1e-2
+
+
+def test_float16_keeps_wo_in_float32(bundle: Bundle, tmp_path: Path) -> None:
+    keep = bundle.keep_fp32("encoder", "fp16")
+    assert keep == ("*.DenseReluDense.wo",) and bundle.keep_fp32("vision", "fp16") == ()
+    path = trace_again(bundle, "encoder", "fp16", BundleWriter(tmp_path), Progress(), keep)
+    stored = onnx.load(path, load_external_data=False).graph.initializer
+    wide = {w.name for w in stored if w.data_type == onnx.TensorProto.FLOAT and w.data_location == w.EXTERNAL}
+    assert wide == {"encoder.relative_attention_bias.weight", "encoder.block.0.layer.1.DenseReluDense.wo.weight"}
+    assert "other" not in {island["reason"] for island in report_graph(path, {})["float32_islands"]}
