@@ -1,0 +1,118 @@
+// Answers from a bundle's TensorRT engines on one GPU: link memvp_runtime for this, memvp_host for all other headers.
+#pragma once
+
+#include "memvp/bundle.h"
+#include "memvp/errors.h"
+#include "memvp/generate.h"
+#include "memvp/image.h"
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace memvp
+{
+
+struct ModelOptions
+{
+    // "fp32", "fp16", "bf16", "int8", ...; empty: the bundle's own.
+    std::string precision;
+    // The library of memvp-export's plugin; empty: what the variable MEMVP_PLUGIN names, else the one that was built
+    // last on this machine. Looked for only where an engine needs it.
+    std::filesystem::path pluginLibrary;
+    // Run host code that an engine carries though it is not the plugin library of this machine.
+    bool trustBundle = false;
+    // The GPU, as CUDA counts them.
+    int device = 0;
+};
+
+// What an image left in the model's memory: [v,d] on the device. Every lane of its model can be asked about it, as often
+// as wanted; vision does not run again. Nothing inside is for an app.
+class SeenImage;
+using Seen = std::shared_ptr<SeenImage const>;
+
+// The prompt as token ids, with its beginning-of-sentence token where the model has one, and what it is about; without
+// an image (null) the model answers from its static tables.
+struct Question
+{
+    std::vector<std::int64_t> ids;
+    Seen seen;
+};
+
+// A tensor in host memory, row-major: dtype as a manifest names it (float32, float16, bfloat16, int64, int32, bool).
+struct Tensor
+{
+    std::string dtype;
+    std::vector<std::int64_t> shape;
+    std::vector<unsigned char> bytes;
+};
+using Tensors = std::map<std::string, Tensor>;
+
+class Lane;
+
+// The engines of a bundle, loaded once after the same checks as in Python. Copies share them; any thread may use it.
+class Model
+{
+public:
+    // Throws InputError for a bundle or engine that is damaged, edited or newer, or has no engine in this precision;
+    // EnvironmentLack with every reason why an engine cannot be loaded on this machine.
+    static Model open(std::filesystem::path const& bundle, ModelOptions const& options = {});
+
+    // Execution contexts, cache and buffers of one line of work. Lanes of a model run side by side, each in a thread.
+    Lane lane() const;
+
+    Bundle const& bundle() const noexcept;
+    // What the model generates by default: the manifest's number of new tokens.
+    Settings settings() const;
+    // Target, lowering and file of the engine of each component, in words.
+    std::string engines() const;
+
+    struct State;
+
+private:
+    explicit Model(std::shared_ptr<State const> state);
+
+    std::shared_ptr<State const> mState;
+};
+
+// One line of work on the GPU. One thread at a time may use it: a second one waits. It keeps its model's engines alive,
+// and gives its memory back when it ends.
+class Lane
+{
+public:
+    Lane(Lane&&) noexcept;
+    Lane& operator=(Lane&&) noexcept;
+    ~Lane();
+
+    // Run vision on images, as many at a time as its engine takes. Throws InputError for a picture without pixels,
+    // EnvironmentLack where the GPU has too little memory.
+    std::vector<Seen> see(std::vector<Image> const& images);
+    Seen see(Image const& image);
+
+    // Answers in the order of the questions, several of which run together. Throws InputError for prompts and settings
+    // that cannot be run, VerdictError where the model gives values that are not finite, EnvironmentLack where the GPU
+    // has too little memory.
+    std::vector<Answer> answer(std::vector<Question> const& questions, Settings const& settings);
+    Answer answer(Question const& question, Settings const& settings);
+
+    // Logits [B,K,V], float32, at the columns `positions` [B,K] of whole prompts, which run as one batch, padded on the
+    // left to the longest.
+    std::vector<float> logits(std::vector<Question> const& questions, std::vector<std::int64_t> const& positions);
+
+    // One component of any family on tensors by name; all outputs, or those named. Throws InputError for wrong names,
+    // shapes or dtypes.
+    Tensors run(
+        std::string const& component, Tensors const& inputs, std::vector<std::string> const& outputs = {});
+
+private:
+    friend class Model;
+    class Work;
+    explicit Lane(std::unique_ptr<Work> work);
+
+    std::unique_ptr<Work> mWork;
+};
+
+} // namespace memvp

@@ -1,0 +1,230 @@
+// Calls the runtime library's host part as a test asks: one JSON object a line in, one a line out.
+#include "cache_plan.h"
+#include "choice.h"
+#include "closed_form.h"
+#include "memvp/bundle.h"
+#include "memvp/errors.h"
+#include "memvp/generate.h"
+#include "memvp/image.h"
+#include "preflight.h"
+#include "probe.h"
+#include "sha256.h"
+#include "sha256_blocks.h"
+
+namespace
+{
+
+using namespace memvp;
+
+Shapes shapesOf(Json const& object)
+{
+    Shapes found;
+    for (auto const& [name, list] : object.members())
+    {
+        found[name] = numbersOf(list);
+    }
+    return found;
+}
+
+Environment environmentOf(Json const& here)
+{
+    Environment made;
+    if (here.at("tensorrt").isString())
+    {
+        made.tensorrt = here.at("tensorrt").string();
+    }
+    made.flavor = here.at("flavor").string();
+    if (auto const& gpu = here.at("gpu"); !gpu.isNull())
+    {
+        made.gpu = Gpu{gpu.at("name").string(), gpu.at("sm").string(), gpu.at("driver").string(),
+            gpu.at("runtime").string(), static_cast<std::uint64_t>(gpu.at("memory").integer()),
+            static_cast<std::uint64_t>(gpu.at("free").integer())};
+    }
+    made.whyNoGpu = textOr(here, "why_no_gpu", "");
+    if (auto const& plugin = here.at("plugin"); !plugin.isNull())
+    {
+        made.plugin = InstalledPlugin{plugin.at("build_id").string(), plugin.at("sha256").string(), {}, true};
+        for (auto const& name : plugin.at("operators").array())
+        {
+            made.plugin->operators.push_back(name.string());
+        }
+        auto const* const runs = plugin.find("runs_here");
+        made.plugin->runsHere = !runs || runs->boolean();
+    }
+    made.whyNoPlugin = textOr(here, "why_no_plugin", "");
+    made.activations = static_cast<std::uint64_t>(here.at("activations").integer());
+    return made;
+}
+
+EngineFile fileOf(Json const& file)
+{
+    EngineFile made{static_cast<std::uint64_t>(file.at("size").integer()), textOr(file, "sha256", ""),
+        textOr(file, "listed", ""), {}};
+    if (auto const* const known = file.find("known_code"); known && !known->isNull())
+    {
+        made.knownCode = known->boolean();
+    }
+    return made;
+}
+
+Image imageOf(Json const& given, std::string const& bytes)
+{
+    Image image;
+    image.rgb = reinterpret_cast<std::uint8_t const*>(bytes.data());
+    image.height = static_cast<int>(given.at("height").integer());
+    image.width = static_cast<int>(given.at("width").integer());
+    image.rowBytes = static_cast<std::size_t>(given.at("row_bytes").integer());
+    return image;
+}
+
+std::vector<std::vector<std::int64_t>> rowsOf(Json const& lists)
+{
+    std::vector<std::vector<std::int64_t>> rows;
+    for (auto const& list : lists.array())
+    {
+        rows.push_back(numbersOf(list));
+    }
+    return rows;
+}
+
+std::string answersJson(std::vector<Answer> const& answers, std::string const& logits)
+{
+    std::vector<std::string> words;
+    std::vector<float> kept;
+    for (auto const& answer : answers)
+    {
+        words.push_back(std::string("[") + listText(answer.ids) + ", " + (answer.truncated ? "true" : "false") + ", "
+            + std::to_string(answer.logits.size()) + "]");
+        for (auto const& column : answer.logits)
+        {
+            kept.insert(kept.end(), column.begin(), column.end());
+        }
+    }
+    writeFile(logits, kept);
+    return "[" + joined(words) + "]";
+}
+
+Actions const kACTIONS{
+    {"canonical", [](Json const& asked) { return textJson(Json::parse(readFile(asked.at("file").string())).canonical()); }},
+    {"repr", [](Json const& asked) { return textJson(asked.at("value").repr()); }},
+    {"sha256", [](Json const& asked) { return textJson(sha256File(asked.at("file").string())); }},
+    {"plain blocks",
+        [](Json const& asked) {
+            // The state after whole blocks, both ways.
+            auto const bytes = readFile(asked.at("file").string());
+            std::vector<std::int64_t> states;
+            for (auto const compress : {compressBlocks, compressBlocksPlain})
+            {
+                std::uint32_t state[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+                compress(state, reinterpret_cast<unsigned char const*>(bytes.data()), bytes.size() / 64);
+                states.insert(states.end(), state, state + 8);
+            }
+            return listText(states);
+        }},
+    {"open",
+        [](Json const& asked) {
+            auto const bundle = Bundle::open(asked.at("root").string(), asked.at("verify").boolean());
+            return listJson(bundle.missing());
+        }},
+    {"path",
+        [](Json const& asked) {
+            return textJson(Bundle::open(asked.at("root").string()).path(asked.at("name").string()).string());
+        }},
+    {"pixels",
+        [](Json const& asked) {
+            Preprocessing const made(asked.at("spec"));
+            auto const bytes = readFile(asked.at("rgb").string());
+            auto const image = imageOf(asked, bytes);
+            writeFile(asked.at("pixels").string(), made.pixels(image));
+            writeFile(asked.at("mask").string(), made.mask(image));
+            return listText({made.height(), made.width()});
+        }},
+    {"check preprocessing",
+        [](Json const& asked) {
+            Preprocessing const made(asked.at("spec"));
+            return listText({made.height(), made.width()});
+        }},
+    {"problems",
+        [](Json const& asked) {
+            return listJson(problems(asked.at("entry"), environmentOf(asked.at("here")), fileOf(asked.at("file")),
+                asked.at("trusted").boolean()));
+        }},
+    {"require",
+        [](Json const& asked) {
+            requireLoadable(asked.at("entry"), environmentOf(asked.at("here")), fileOf(asked.at("file")),
+                asked.at("trusted").boolean());
+            return std::string("null");
+        }},
+    {"choose",
+        [](Json const& asked) {
+            auto const bundle = Bundle::open(asked.at("root").string());
+            auto const here = environmentOf(asked.at("here"));
+            auto const environment = [&here](Json const& entry) {
+                auto made = here;
+                made.flavor = entry.at("target").string() == "tensorrt-rtx" ? "tensorrt-rtx" : "tensorrt";
+                return made;
+            };
+            std::vector<std::string> files;
+            for (auto const& [name, entry] :
+                chooseEngines(bundle, asked.at("precision").string(), environment, asked.at("trusted").boolean()))
+            {
+                files.push_back(entry.at("file").string());
+            }
+            return listJson(files);
+        }},
+    {"check shapes",
+        [](Json const& asked) {
+            auto const shapes = shapesOf(asked.at("shapes"));
+            checkDims(asked.at("entry"), shapes);
+            checkColumns(asked.at("entry"), shapes, numbersOf(asked.at("positions")));
+            return std::to_string(chooseProfile(asked.at("entry"), shapes));
+        }},
+    {"built ranges",
+        [](Json const& asked) {
+            std::vector<std::string> words;
+            for (auto const& [name, range] : builtRanges(asked.at("entry")))
+            {
+                words.push_back(textJson(name) + ": " + listText({range.lowest, range.highest}));
+            }
+            return "{" + joined(words) + "}";
+        }},
+    {"terms", [](Json const& asked) { return listJson(termsOf(asked.at("dim"))); }},
+    {"pieces",
+        [](Json const& asked) { return listText(pieces(asked.at("columns").integer(), asked.at("most").integer())); }},
+    {"present",
+        [](Json const& asked) {
+            CachePlan plan(asked.at("entry"), asked.at("batch").integer());
+            plan.grow(asked.at("held").integer());
+            std::vector<std::string> words;
+            for (auto const& ports : plan.ports())
+            {
+                words.push_back(listText(plan.pastShape(ports)));
+                plan.checkPresent(ports, numbersOf(asked.at("shape")), asked.at("columns").integer());
+            }
+            return "[" + joined(words) + "]";
+        }},
+    {"generate",
+        [](Json const& asked) {
+            auto const limits = decoderLimits(asked.at("manifest"), asked.at("entry"));
+            Settings const settings{asked.at("max_new_tokens").integer(), asked.at("batch").integer(), true};
+            batchSize(settings, limits);
+            ClosedForm decoder(asked.at("entry"), numbersOf(asked.at("visual")));
+            auto const answers = generate(decoder, rowsOf(asked.at("prompts")), settings, limits);
+            return "[" + answersJson(answers, asked.at("logits").string()) + ", " + decoder.calls() + "]";
+        }},
+    {"column logits",
+        [](Json const& asked) {
+            auto const limits = decoderLimits(asked.at("manifest"), asked.at("entry"));
+            ClosedForm decoder(asked.at("entry"), numbersOf(asked.at("visual")));
+            auto const rows = rowsOf(asked.at("prompts"));
+            writeFile(asked.at("logits").string(), columnLogits(decoder, rows, numbersOf(asked.at("positions")), limits));
+            return decoder.calls();
+        }},
+};
+
+} // namespace
+
+int main()
+{
+    answerLines(kACTIONS);
+}
