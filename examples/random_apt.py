@@ -1,15 +1,15 @@
-"""What random sources of APT's two models have in common: Lightning file, heads, prompts, labels, command line."""
+"""What random sources of APT's two models have in common: Lightning file, heads, prompts, labels."""
 
-import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 from unittest.mock import patch
 
 import torch
+
+from .random_source import random_noise
 
 TASKS = ("vqa", "nlvr2", "irtr")
 CHECKPOINT = "epoch=9-step=99.ckpt"
@@ -75,7 +75,7 @@ def random_state(shapes: Shapes, seed: int) -> dict[str, torch.Tensor]:
 
 
 def _values(name: str, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
-    noise = torch.randn(shape, generator=generator)
+    noise = random_noise(name, shape, generator)
     if name.endswith(("APT.scale", "APT.weight")):
         return 0.3 + 0.1 * noise
     if name.endswith("mm_tokens"):
@@ -100,23 +100,3 @@ def write_toml(folder: Path, family: str, task: str, tokenizer: str, classes: in
         f'tokenizer = "{tokenizer}"\n{labels}\n[options]\n{options}max_batch = 8\n'
     )
     return toml
-
-
-def command_line(
-    description: str | None, presets: Mapping[str, Any], write: Callable[..., Path], tasks: Sequence[str] = TASKS
-) -> None:
-    """Folder, preset, task where there are several, seed, and a flag for every field of the presets' sizes."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--preset", choices=sorted(presets), default="odd")
-    if tasks:
-        parser.add_argument("--task", choices=tasks, default=tasks[0])
-    parser.add_argument("--seed", type=int, default=0)
-    sizes = type(presets["odd"])
-    for name, default in vars(presets["odd"]).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default))
-    args = vars(parser.parse_args())
-    folder, preset, seed = (args.pop(name) for name in ("folder", "preset", "seed"))
-    task = [args.pop("task")] if tasks else []
-    chosen = {name: value for name, value in args.items() if value is not None}
-    print(write(folder, sizes(**{**vars(presets[preset]), **chosen}), *task, seed))

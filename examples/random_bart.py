@@ -11,7 +11,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from .random_apt import Shapes, command_line, random_state, with_biases
+from .command_line import command_line
+from .random_apt import Shapes, random_state, with_biases
 from .random_encoder_decoder import TASKS, memory_shapes, write_adapter, write_features, write_toml
 from .random_meter import write_vocabulary
 

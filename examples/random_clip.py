@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import save_file
 from tokenizers.pre_tokenizers import ByteLevel
 
-from .random_apt import Shapes, command_line, random_state, site_shapes, with_biases
+from .command_line import command_line
+from .random_apt import Shapes, random_state, site_shapes, with_biases
 
 LABELS = ("cat", "dog", "aeroplane", "bowl of soup", "2 bicycles")
 PROMPTS = "prompts.pth"
@@ -174,7 +175,7 @@ def write_vocabulary(folder: Path, size: int, seed: int = 0) -> Path:
 
 def main() -> None:
     """Command line."""
-    command_line(__doc__, PRESETS, write_source, tasks=())
+    command_line(__doc__, PRESETS, write_source)
 
 
 if __name__ == "__main__":

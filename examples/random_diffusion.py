@@ -22,7 +22,8 @@ from ..exporter.models.component import Weight
 from ..exporter.models.diffusion_configs import unet_config, vae_config
 from ..exporter.models.unet import plain_weights, sites
 from ..exporter.models.vae_decoder import vae_weights
-from .random_apt import Shapes, command_line, random_state, site_shapes
+from .command_line import command_line
+from .random_apt import Shapes, random_state, site_shapes
 from .random_clip import write_vocabulary
 
 PROMPTS = "prompts.safetensors"
@@ -223,7 +224,7 @@ def prompt_shapes(sizes: Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 def main() -> None:
     """Command line."""
-    command_line(__doc__, PRESETS, write_source, tasks=())
+    command_line(__doc__, PRESETS, write_source)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 from tokenizers.pre_tokenizers import ByteLevel
 
+from .command_line import command_line
 from .random_apt import (
     CHECKPOINT,
+    TASKS,
     Shapes,
-    command_line,
     head_sizes,
     random_state,
     save_lightning,
@@ -143,7 +144,7 @@ def _bert_linears(layer: str, attentions: tuple[str, ...], width: int, hidden: i
 
 def main() -> None:
     """Command line."""
-    command_line(__doc__, PRESETS, write_source)
+    command_line(__doc__, PRESETS, write_source, TASKS)
 
 
 if __name__ == "__main__":

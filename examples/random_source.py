@@ -12,7 +12,7 @@ import json
 import os
 import random
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,14 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ..exporter.errors import InputError
+from .command_line import command_line
+
 
 def meta_ffn_dim(dim: int, multiple_of: int) -> int:
-    """Meta's rule for the width of LLaMA's FFN: two thirds of 4 d, rounded up."""
+    """Meta's rule for the width of LLaMA's FFN: two thirds of 4 d, rounded up. InputError for a multiple of 0."""
+    if not multiple_of:
+        raise InputError("the width of the FFN is a multiple of 0.")
     return -(-int(2 * 4 * dim / 3) // multiple_of) * multiple_of
 
 
@@ -155,9 +160,16 @@ def adapter_shapes(sizes: Sizes) -> Shapes:
     return shapes
 
 
+def random_noise(name: str, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    """Numbers of mean 0 and variance 1. InputError for the shape of a tensor that would hold none."""
+    if min(shape, default=1) < 1:
+        raise InputError(f"{name} would have the shape {list(shape)}.")
+    return torch.randn(shape, generator=generator)
+
+
 def random_values(name: str, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
     """A tensor of this name and shape, so scaled that activations stay of order one and the image moves the answer."""
-    noise = torch.randn(shape, generator=generator)
+    noise = random_noise(name, shape, generator)
     if name.endswith(("norm.weight", "ln_1.weight", "ln_2.weight", "ln_pre.weight", "ln_post.weight")):
         return 1 + 0.1 * noise
     if name == "adapter_proj.fc2.weight":
@@ -224,6 +236,8 @@ def train_tokenizer(path: Path, vocab: int, **others: Any) -> None:
             minloglevel=2,
             **{"model_type": "bpe", "byte_fallback": vocab > 400, **ids, **others},
         )
+    except RuntimeError as error:
+        raise InputError(f"the tokenizer cannot be trained to {vocab} pieces.") from error
     finally:
         text.unlink()
         path.with_suffix(".vocab").unlink(missing_ok=True)
@@ -231,19 +245,7 @@ def train_tokenizer(path: Path, vocab: int, **others: Any) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="odd")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--dtype", choices=["float16", "bfloat16", "float32"], default="float16")
-    kind: Callable[[str], int] = int
-    for name in Sizes.__dataclass_fields__:
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind)
-    args = vars(parser.parse_args())
-    folder, preset = args.pop("folder"), PRESETS[args.pop("preset")]
-    seed, dtype = args.pop("seed"), getattr(torch, args.pop("dtype"))
-    chosen = {name: value for name, value in args.items() if value is not None}
-    print(write_source(folder, Sizes(**{**vars(preset), **chosen}), seed, dtype))
+    command_line(__doc__, PRESETS, write_source, dtypes=("float16", "bfloat16", "float32"))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from .random_apt import Shapes, command_line, random_state
+from .command_line import command_line
+from .random_apt import Shapes, random_state
 from .random_encoder_decoder import TASKS, memory_shapes, write_adapter, write_features, write_toml
 from .random_source import train_tokenizer
 

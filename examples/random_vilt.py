@@ -12,10 +12,11 @@ from pathlib import Path
 
 import torch
 
+from .command_line import command_line
 from .random_apt import (
     CHECKPOINT,
+    TASKS,
     Shapes,
-    command_line,
     head_sizes,
     random_state,
     save_lightning,
@@ -101,7 +102,7 @@ def official_shapes(sizes: Sizes, task: str, scalar: str = "scale") -> Shapes:
 
 def main() -> None:
     """Command line."""
-    command_line(__doc__, PRESETS, write_source)
+    command_line(__doc__, PRESETS, write_source, TASKS)
 
 
 if __name__ == "__main__":

@@ -34,11 +34,18 @@ def check_dims(ports: Ports, shapes: Shapes) -> dict[str, int]:
     return lengths
 
 
-def check_ranges(component: str, lengths: Mapping[str, int], ranges: Mapping[str, Sequence[int]]) -> None:
-    """Raise InputError where a dimension is shorter or longer than the component takes."""
-    for name, (low, high) in ranges.items():
-        if name in lengths and not low <= lengths[name] <= high:
-            raise InputError(f"the inputs' shapes make {name} {lengths[name]}; {component} takes {low} to {high}.")
+def check_call(component: str, entry: Mapping[str, Any], shapes: Shapes) -> None:
+    """Raise InputError for what `check_dims` refuses, and where a dimension is shorter or longer than the component
+    takes; entry is that of a manifest."""
+    ports, ranges = entry["inputs"], entry["ranges"]
+    for name, length in check_dims(ports, shapes).items():
+        low, high = ranges.get(name, (length, length))
+        if not low <= length <= high:
+            port = next(port["name"] for port in ports if any(name in terms(dim) for dim in port["dims"]))
+            raise InputError(
+                f"the input {port!r} has the shape {list(shapes[port])}, whose {name} is {length}; {component} takes "
+                f"{low} to {high}."
+            )
 
 
 def lengths_of(ports: Ports, shapes: Shapes) -> dict[str, int]:

@@ -1,5 +1,5 @@
-"""Image and text -> answer with MemVP on an encoder-decoder (spec 2.1), as transformers' generate() writes it greedily,
-over any Session."""
+"""Image and text -> answer with MemVP on an encoder-decoder (spec 2.1), as transformers' generate() writes it, over any
+Session."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .beam_search import BeamSettings, beam_search
 from .data import Answer, Request
 from .encoder_tokenizer import EncoderTokenizer
 from .errors import InputError
@@ -149,10 +150,14 @@ class EncoderDecoder(TextPipeline):
 
     def _answer_batch(self, requests: Sequence[Request], settings: Settings) -> list[Answer]:
         generators = [np.random.default_rng([settings.seed, zlib.crc32(request.id.encode())]) for request in requests]
-        produced = self._generate(self.read(requests), settings, generators)
+        read = self.read(requests)
+        if settings.beams > 1:
+            produced = self._search(read, len(requests), settings)
+        else:
+            produced = self._generate(read, settings, generators).tolist()
         return [
             self._finish(request, ids, any(len(row) > self.max_sequence for row in self.texts(request)))
-            for request, ids in zip(requests, produced.tolist(), strict=True)
+            for request, ids in zip(requests, produced, strict=True)
         ]
 
     def _generate(self, read: Arrays, settings: Settings, generators: Sequence[np.random.Generator]) -> np.ndarray:
@@ -170,6 +175,21 @@ class EncoderDecoder(TextPipeline):
             ended |= new == self.tokenizer.eos
             if last or ended.all():
                 return ids[:, 1:]
+
+    def _search(self, read: Arrays, rows: int, settings: Settings) -> list[list[int]]:
+        """The new token ids of each row that so many beams find."""
+        wide = {name: np.repeat(array, settings.beams, 0) for name, array in read.items()}
+        cache = KVCache(self._decoder, self._precision, rows * settings.beams)
+
+        def next_logits(ids: np.ndarray, origins: np.ndarray | None) -> np.ndarray:
+            if origins is not None:
+                cache.reorder(origins)
+            found = self._run_decoder(ids[:, -1:], wide, cache, keep=ids.shape[1] < settings.max_new_tokens)
+            return require_finite(found[:, -1], "the decoder gave logits")
+
+        said = self._generation.get("length_penalty", 1.0), self._generation.get("early_stopping", False)
+        how = BeamSettings(settings.beams, *said)
+        return beam_search(next_logits, rows, self.start, self.rules(settings), how, self.tokenizer.pieces)
 
     def _run_decoder(self, ids: np.ndarray, read: Arrays, cache: KVCache, keep: bool) -> np.ndarray:
         """Logits [B,T,V] of the new columns `ids` [B,T]."""

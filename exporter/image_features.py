@@ -47,7 +47,7 @@ def load_features(path: Path, width: int) -> np.ndarray:
     """
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(
-            f"this model takes features of an image, [L,{width}] in a file of kind {', '.join(SUFFIXES)}. Run the "
+            f"this model takes features of an image, [L,{width}] in a file of kind .npy, .npz or .h5. Run the "
             "vision encoder that the model was trained with on the picture, and save its grid with numpy.save."
         )
     try:
@@ -77,6 +77,7 @@ def _npz(path: Path, width: int) -> np.ndarray:
         names = arrays.files
         if _NAME not in names and len(names) != 1:
             raise InputError(f"it holds {', '.join(names[:5]) or 'nothing'}, none of them named {_NAME!r}.")
+        assert arrays.zip is not None
         if max(entry.file_size for entry in arrays.zip.infolist()) > _LONGEST * (width + 1) * 8:
             raise InputError(f"it unpacks to more than {_LONGEST:,} rows of {width}.")
         return _taken(arrays[_NAME if _NAME in names else names[0]], width)

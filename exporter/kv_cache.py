@@ -66,6 +66,10 @@ class KVCache:
         part = (slice(None),) * self._axis + (slice(self.length),)
         return {name: array[part] for name, array in self._arrays.items()}
 
+    def reorder(self, rows: np.ndarray) -> None:
+        """Let each row of the batch go on from what the row that `rows` [B] names for it has held."""
+        self._arrays = {name: array[rows] for name, array in self._arrays.items()}
+
     def update(self, outputs: Mapping[str, np.ndarray], columns: int) -> None:
         """Take in the present arrays of a call that ran `columns` new columns.
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .bundle import Bundle
-from .call_shapes import check_dims, check_ranges
+from .call_shapes import check_call
 from .errors import EnvironmentLack, InputError, MissingPackage
 from .machine import available_memory
 from .session import Arrays, cast_input
@@ -57,9 +57,7 @@ class OnnxSession:
         if unknown := sorted(set(inputs) - set(feed)):
             raise InputError(f"{component} has no input {', '.join(map(repr, unknown))}; it takes {', '.join(feed)}")
         if component in self._entries:
-            entry = self._entries[component]
-            lengths = check_dims(entry["inputs"], {name: array.shape for name, array in feed.items()})
-            check_ranges(component, lengths, entry["ranges"])
+            check_call(component, self._entries[component], {name: array.shape for name, array in feed.items()})
         names = outputs or [port.name for port in session.get_outputs()]
         try:
             results = session.run(names, feed)

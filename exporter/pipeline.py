@@ -24,7 +24,8 @@ DEFAULT_BATCH = 8
 @dataclass(frozen=True)
 class Settings:
     """How answers are generated. temperature 0 takes the most probable token; above it, tokens are drawn among the
-    most probable ones that hold `top_p` of the probability. batch None: what the graph takes, at most DEFAULT_BATCH.
+    most probable ones that hold `top_p` of the probability. beams above 1: the most probable answer that so many beams
+    find, of models that were trained so. batch None: what the graph takes, at most DEFAULT_BATCH.
 
     The random stream of a row follows from seed and its request's id: batches and their order do not matter.
     """
@@ -34,6 +35,7 @@ class Settings:
     top_p: float = 1.0
     seed: int = 0
     batch: int | None = None
+    beams: int = 1
 
     def __post_init__(self) -> None:
         """Raises InputError for a value out of range."""
@@ -43,6 +45,8 @@ class Settings:
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("seed", self.seed >= 0, "0 or more"),
             ("batch", self.batch is None or self.batch >= 1, "at least 1"),
+            ("beams", self.beams >= 1, "at least 1"),
+            ("temperature", self.temperature == 0 or self.beams == 1, "0 with beams"),
         ):
             if not good:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be {wanted}.")
@@ -50,6 +54,11 @@ class Settings:
     def digest_data(self) -> dict[str, Any]:
         """What moves the answers, for AnswerFile; the batch does not."""
         return {name: value for name, value in vars(self).items() if name != "batch"}
+
+
+def beams_of(manifest: Mapping[str, Any]) -> int:
+    """The beams that a bundle's model is used with. Evidence is made without: its tokens can be compared one by one."""
+    return int((manifest["generation"] or {}).get("num_beams", 1))
 
 
 class TextPipeline:
@@ -73,9 +82,10 @@ class TextPipeline:
     def batches(self, requests: Iterable[Request], settings: Settings | None = None) -> Iterator[list[Answer]]:
         """As `answer`, a batch at a time; requests are taken as they are needed."""
         settings = settings or self.defaults
-        size = settings.batch or min(DEFAULT_BATCH, self.max_batch)
-        if size > self.max_batch:
-            raise InputError(f"batch is {size}; the decoder takes at most {self.max_batch}.")
+        size = settings.batch or max(1, min(DEFAULT_BATCH, self.max_batch // settings.beams))
+        if size * settings.beams > self.max_batch:
+            beams = f" with {settings.beams} beams each" if settings.beams > 1 else ""
+            raise InputError(f"batch is {size}{beams}; the decoder takes at most {self.max_batch} rows.")
         self._check_length(settings)
         source = iter(requests)
         while batch := list(islice(source, size)):
@@ -173,6 +183,8 @@ class Pipeline(TextPipeline):
         return [self.tokenizer.encode(request.text)]
 
     def _check_length(self, settings: Settings) -> None:
+        if settings.beams > 1:
+            raise InputError("this model was trained to write one token after the other: leave the beams out.")
         if settings.max_new_tokens >= self.max_sequence:
             raise InputError(
                 f"max_new_tokens is {settings.max_new_tokens}; prompt and answer together have "

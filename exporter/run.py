@@ -1,6 +1,7 @@
 """Answers from a bundle: one, a file of them, or raw tensors through one component."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from .datasets import open_dataset
 from .engines.session import TensorRTSession
 from .errors import EnvironmentLack, InputError
 from .onnx_session import OnnxSession
-from .pipeline import Settings
+from .pipeline import Settings, beams_of
 from .pipelines import AnyPipeline, pipeline_from, takes_labels
 from .scienceqa import prompt
 from .session import Arrays, Session
@@ -104,6 +105,7 @@ def run(
     pipeline = open_pipeline(bundle, backend, precision, trust_bundle, lowering, note, labels)
     first, second = (Path(path) if path else None for path in (image, image_2))
     request = Request("1", text, first, second, tuple(choices) if choices else None)
+    settings = settings or _own_settings(bundle, pipeline)
     (answer,) = pipeline.score([request], settings) if choices else pipeline.answer([request], settings)
     return answer
 
@@ -131,7 +133,7 @@ def run_file(
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     pipeline = open_pipeline(bundle, backend, precision, trust_bundle, lowering, note, labels)
     dataset = open_dataset(data)
-    settings = dataset.settings(settings or pipeline.defaults)
+    settings = dataset.settings(settings or _own_settings(bundle, pipeline))
     identity = {
         **settings.digest_data(),
         "precision": precision or bundle.manifest["precision"],
@@ -155,6 +157,10 @@ def run_file(
             del pending[: len(answers)]
             count += len(answers)
     return count
+
+
+def _own_settings(bundle: Bundle, pipeline: AnyPipeline) -> Settings:
+    return replace(pipeline.defaults, beams=beams_of(bundle.manifest))
 
 
 def check_file(

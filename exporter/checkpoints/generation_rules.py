@@ -1,5 +1,6 @@
 """How a Hugging Face model writes: the rules of its generation_config.json, or of its config.json where it has none."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,18 @@ def read_rules(folder: Path, config: dict[str, Any]) -> tuple[dict[str, Any], li
     if found["forced_bos_token_id"] is None and rules.get("force_bos_token_to_be_generated"):
         found["forced_bos_token_id"] = _whole(config, "bos_token_id", where)
     said = {key: value for key, value in found.items() if value is not None and (value or key in _IDS)}
-    return said, [path] if path.is_file() else []
+    return {**said, **_beam_rules(rules, where)}, [path] if path.is_file() else []
+
+
+def _beam_rules(rules: dict[str, Any], where: Path) -> dict[str, Any]:
+    """What `beam_search.BeamSettings` follows; how many beams there are is the task's."""
+    penalty, early = rules.get("length_penalty"), rules.get("early_stopping")
+    if penalty is not None and (type(penalty) not in (int, float) or not math.isfinite(penalty)):
+        raise InputError(f"{where}: length_penalty is {penalty!r}, expected a number.")
+    if early not in (None, "never") and not isinstance(early, bool):
+        raise InputError(f'{where}: early_stopping is {early!r}, expected true, false or "never".')
+    said = {} if penalty is None else {"length_penalty": float(penalty)}
+    return said | ({"early_stopping": early} if early else {})
 
 
 def _whole(rules: dict[str, Any], key: str, where: Path) -> int | None:

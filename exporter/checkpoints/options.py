@@ -43,6 +43,7 @@ _ENCODER_DECODER = Family(
         "max_sequence": Option(64, 8, 1 << 17),
         "max_batch": Option(16, 1, 1 << 12),
         "max_new_tokens": Option(0, 0, 1 << 17),
+        "num_beams": Option(0, 0, 1 << 6),
         "text_prefix": Option("auto"),
     },
 )

@@ -23,7 +23,7 @@ from .report_files import refuse_files_of_dry_run
     help="Where ranges are cut.",
 )
 @click.option("--smooth-quant/--no-smooth-quant", default=True, help="Move outliers of activations into weights.")
-@click.option("--samples", type=int, help="How many samples (default 256).")
+@click.option("--samples", type=int, help="How many samples (default 256; 32 where each is an image to make).")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--rest", type=PRECISIONS, help="Precision of all else (default: the bundle's half type, else fp16).")
 @click.option("--include", multiple=True, metavar="PATTERN", help="These layers too, against the rules; repeatable.")

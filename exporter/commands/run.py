@@ -29,6 +29,7 @@ from .run_modes import makes_images, mode_of
 @click.option("--inputs", type=PATH, help="npz file with the component's inputs.")
 @click.option("--save-outputs", type=PATH, help="npz file for the component's outputs.")
 @click.option("--max-new-tokens", type=int, help="Longest answer in tokens (default: the bundle's).")
+@click.option("--beams", type=int, help="Search the answer with so many beams (default: the bundle's).")
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0 takes the most probable token.")
 @click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw among tokens that hold this share.")
 @click.option("--seed", type=int, default=0, show_default=True)

@@ -56,7 +56,7 @@ def run_data(path: Path, flags: Mapping[str, Any], engine: Mapping[str, Any]) ->
     bundle = Bundle.open(path)
     data, output = flags["data"], flags["output"]
     settings, labels = _settings(bundle, flags), _labels(flags)
-    if (flags["temperature"] or flags["max_new_tokens"]) and open_dataset(data).single_pass:
+    if (flags["temperature"] or flags["max_new_tokens"] or flags["beams"]) and open_dataset(data).single_pass:
         raise InputError(
             f"{data} is answered by its official way, one greedy token: no options of generation go with it."
         )
@@ -91,12 +91,14 @@ def run_data(path: Path, flags: Mapping[str, Any], engine: Mapping[str, Any]) ->
 
 
 def _settings(bundle: "Bundle", flags: Mapping[str, Any]) -> "Settings":
-    from ..pipeline import Settings
+    from ..pipeline import Settings, beams_of
 
     longest = flags["max_new_tokens"]
     if longest is None:
         longest = (bundle.manifest["generation"] or {"max_new_tokens": 1})["max_new_tokens"]
-    return Settings(longest, flags["temperature"], flags["top_p"], flags["seed"], flags["batch"])
+    # What is drawn is not searched for.
+    beams = flags["beams"] or (1 if flags["temperature"] else beams_of(bundle.manifest))
+    return Settings(longest, flags["temperature"], flags["top_p"], flags["seed"], flags["batch"], beams)
 
 
 def _labels(flags: Mapping[str, Any]) -> list[str] | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import InputError
 
-_GENERATION = {"max_new_tokens", "temperature", "top_p", "seed"}
+_GENERATION = {"max_new_tokens", "beams", "temperature", "top_p", "seed"}
 _IMAGE = {"negative_text", "steps", "guidance", "height", "width"}
 _ALWAYS = {"backend", "precision", "trust_bundle", "lowering", "as_json"}
 _MODES = {

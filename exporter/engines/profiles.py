@@ -53,11 +53,11 @@ def make_profiles(
 ) -> list[Profile]:
     """The profiles of a component with these ports and [lowest, highest] of each dynamic dimension.
 
-    max_batch (8 unless given) and max_seq, columns of past and sequence together, or of a text that is read (all
-    unless given), bound every profile. min_shapes, opt_shapes and max_shapes give inputs by name; what they say of a dimension holds for all
-    inputs, in decode for all but the new column, in prefill as far as its new columns leave room for a past. Raises
-    InputError where a size lies outside the ranges, or shapes do not fit the ports, one another, or max_batch and
-    max_seq.
+    max_batch (8 unless given) and max_seq, columns of past and sequence together, or of a text that is read (all unless
+    given), bound every profile. min_shapes, opt_shapes and max_shapes give inputs by name; what they say of a dimension
+    holds for all inputs, in decode for all but the new column, in prefill as far as its new columns leave room for a
+    past. Raises InputError where a size lies outside the ranges, or shapes do not fit the ports, one another, or
+    max_batch and max_seq.
     """
     largest = _largest(ranges, max_batch, max_seq)
     given = {

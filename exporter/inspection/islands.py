@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import onnx
+from onnx import numpy_helper
 
 from ..keep_fp32 import METADATA, is_kept
 from .costs import Bodies
@@ -27,6 +28,7 @@ _WHY = {
     "mask counts": "half types do not count far: float16 to 2048, bfloat16 to 256",
     "token numbers": "ids and positions are whole numbers, which half types tell apart no farther than that",
     "interpolation": "its weights are put together from stored tables first, and rounded once",
+    "small factor": "a small number times small values is below what float16 resolves",
     "other": "no known reason: it may be float32 by mistake",
 }
 _NORMS = frozenset(
@@ -34,6 +36,7 @@ _NORMS = frozenset(
 )
 _MEANS, _ROOTS = frozenset(("ReduceMean", "ReduceSum", "ReduceSumSquare")), frozenset(("Sqrt", "Reciprocal", "Pow"))
 _ANGLES = frozenset(("Cos", "Sin"))
+_SMALL = 1 / 16
 # The bulk of the work: in float32 it is never part of one of the known reasons.
 PRODUCTS = frozenset(("MatMul", "Gemm", "Conv", "ConvTranspose"))
 
@@ -159,6 +162,8 @@ def _reason(group: _Group, groups: list[_Group], graph: TypedGraph) -> str:
         return next((reason for reason in readers if reason != "other"), "other")
     if _blends_tables(group, graph):
         return "interpolation"
+    if _scales_down(group, graph):
+        return "small factor"
     return _interface(group, graph)
 
 
@@ -173,6 +178,19 @@ def _blends_tables(group: _Group, graph: TypedGraph) -> bool:
     read = _float32(group.inputs - group.outputs, graph)
     products = [node for node in group.nodes if node.op_type == "Mul" and graph.static.isdisjoint(node.input)]
     return bool(products) and read <= graph.static and any(node.op_type == "Gather" for node in group.nodes)
+
+
+def _scales_down(group: _Group, graph: TypedGraph) -> bool:
+    """Whether values are multiplied with one stored number below a sixteenth, and nothing else."""
+    products = [node for node in group.nodes if node.op_type != "Cast"]
+    if [node.op_type for node in products] != ["Mul"]:
+        return False
+    numbers = [
+        numpy_helper.to_array(tensor).item()
+        for tensor in graph.model.graph.initializer
+        if tensor.name in products[0].input and not tensor.dims and tensor.data_location != onnx.TensorProto.EXTERNAL
+    ]
+    return bool(numbers) and all(abs(number) < _SMALL for number in numbers)
 
 
 def _float32(names: set[str], graph: TypedGraph) -> set[str]:

@@ -25,15 +25,17 @@ _PRECISIONS = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 @dataclass(frozen=True)
 class Task:
-    """What the host's pipeline does for a task (spec 2.1): its prefix, and the most ids that it reads and writes."""
+    """What the host's pipeline does for a task (spec 2.1): its prefix, the most ids that it reads and writes, and the
+    beams that it searches with."""
 
     prefix: str
     text_length: int
     max_new_tokens: int
+    beams: int = 1
 
 
 # "gpa" is what was trained. The token that an answer starts with counts among 20 and 40.
-TASKS = {"vqa": Task("vqa: ", 20, 19), "gqa": Task("gpa: ", 20, 19), "caption": Task("caption: ", 40, 39)}
+TASKS = {"vqa": Task("vqa: ", 20, 19), "gqa": Task("gpa: ", 20, 19), "caption": Task("caption: ", 40, 39, 5)}
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,9 @@ def assembled(
     new_tokens = options["max_new_tokens"] or task.max_new_tokens
     if new_tokens > options["max_sequence"]:
         raise InputError(f"max_sequence is {options['max_sequence']}: {new_tokens} new tokens do not fit into it.")
+    beams = options["num_beams"] or task.beams
+    if beams > options["max_batch"]:
+        raise InputError(f"max_batch is {options['max_batch']}: the rows of {beams} beams do not fit into it.")
     config = config_type(
         files.host, _memory(trained, options), text_length, options["max_sequence"], options["max_batch"]
     )
@@ -132,6 +137,7 @@ def assembled(
         generation={
             **_rules(files, tokenizer),
             "max_new_tokens": new_tokens,
+            "num_beams": beams,
             "max_sequence": config.max_sequence,
         },
         memory=memory_entry(config),

@@ -49,7 +49,7 @@ def _config(folder: T5Folder, found: Mapping[str, LazyTensor], claimed_vocab: in
     shape = shapes_in(found, folder.path, "T5")
     vocab, dim = shape(WORDS, 2)
     encoder, decoder = T5Config.encoder_stem, T5Config.decoder_stem
-    layers = [count_numbered(found, f"{stem}.") for stem in (encoder, decoder)]
+    layers, decoder_layers = (count_numbered(found, f"{stem}.") for stem in (encoder, decoder))
     ffn_dim, _ = shape(f"{encoder}.0.layer.1.DenseReluDense.wi.weight", 2)
     inner, _ = shape(f"{encoder}.0.layer.0.SelfAttention.q.weight", 2)
     (buckets, heads), (back, others) = (shape(name, 2) for name in BUCKETS.values())
@@ -62,8 +62,8 @@ def _config(folder: T5Folder, found: Mapping[str, LazyTensor], claimed_vocab: in
         raise InputError(f"{folder.path}: {heads} heads do not divide an inner width of {inner}.")
     sizes = {
         "d_model": dim,
-        "num_layers": layers[0],
-        "num_decoder_layers": layers[1],
+        "num_layers": layers,
+        "num_decoder_layers": decoder_layers,
         "d_ff": ffn_dim,
         "num_heads": heads,
         "d_kv": inner // heads,
@@ -76,4 +76,4 @@ def _config(folder: T5Folder, found: Mapping[str, LazyTensor], claimed_vocab: in
         raise InputError(
             f"{folder.path}: {buckets} buckets do not reach a relative_attention_max_distance of {farthest} as T5's do."
         )
-    return T5Config(dim, *layers, heads, inner // heads, ffn_dim, vocab, farthest, folder.eps)
+    return T5Config(dim, layers, decoder_layers, heads, inner // heads, ffn_dim, vocab, farthest, folder.eps)

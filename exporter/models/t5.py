@@ -117,9 +117,9 @@ class T5Config:
             query, key, value = (self._heads(weights, f"{layer}.0.SelfAttention.{part}", normed) for part in "qkv")
             before = past[f"{cache}.decoder.key"], past[f"{cache}.decoder.value"]
             # The cache keeps its type, whatever the projections have.
-            held = [torch.cat([old, new.to(old.dtype)], 2) for old, new in zip(before, (key, value), strict=True)]
-            present += held
-            x = x + self._attended(weights, f"{layer}.0.SelfAttention", query, *held, bias)
+            key, value = (torch.cat([old, new.to(old.dtype)], 2) for old, new in zip(before, (key, value), strict=True))
+            present += [key, value]
+            x = x + self._attended(weights, f"{layer}.0.SelfAttention", query, key, value, bias)
             query = self._heads(weights, f"{layer}.1.EncDecAttention.q", self._normed(weights, f"{layer}.1", x))
             seen = past[f"{cache}.encoder.key"], past[f"{cache}.encoder.value"]
             x = x + self._attended(weights, f"{layer}.1.EncDecAttention", query, *seen, crossing)

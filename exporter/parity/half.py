@@ -54,6 +54,7 @@ def _macs(bundle: Bundle, case: Case) -> int:
 
 def _run(bundle: Bundle, case: Case) -> Pair:
     import onnx
+    from onnx.external_data_helper import load_external_data_for_model
     from onnx.inliner import inline_local_functions
     from onnx.reference import ReferenceEvaluator
 
@@ -66,8 +67,11 @@ def _run(bundle: Bundle, case: Case) -> Pair:
         inputs, what = _row(case.inputs, _ALL_COLUMNS_USED), f"{COLUMNS} columns"
         inputs |= {name: inputs[name][:, :COLUMNS] for name in _BY_COLUMN}
         expected = case.outputs[output][_ALL_COLUMNS_USED : _ALL_COLUMNS_USED + 1, :COLUMNS]
+    path = bundle.graph(case.component, "fp16")
     # Within a function the evaluator knows no types, which its Gelu needs.
-    evaluator = ReferenceEvaluator(inline_local_functions(onnx.load(bundle.graph(case.component, "fp16"))))
+    model = inline_local_functions(onnx.load(path, load_external_data=False))
+    load_external_data_for_model(model, str(path.parent))
+    evaluator = ReferenceEvaluator(model)
     with np.errstate(all="ignore"):
         results: Any = evaluator.run([output], _typed(inputs, bundle.manifest["components"][case.component]))
     return Pair(case.component, f"rows: {what} in true half arithmetic", output, results[0], expected)

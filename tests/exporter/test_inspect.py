@@ -236,6 +236,23 @@ def test_interpolated_tables_and_counts_of_a_mask_are_known_islands(tmp_path: Pa
         assert found == {"mask counts": 3, reason: nodes_of}
 
 
+@pytest.mark.parametrize(("factor", "reason"), [(0.01, "small factor"), (0.5, "other")])
+def test_a_small_factor_is_a_known_island(tmp_path: Path, factor: float, reason: str) -> None:
+    half, single = TensorProto.FLOAT16, TensorProto.FLOAT
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"]),
+        helper.make_node("Cast", ["a"], ["b"], to=single),
+        helper.make_node("Mul", ["b", "factor"], ["c"]),
+        helper.make_node("Cast", ["c"], ["y"], to=half),
+    ]
+    path = half_graph(tmp_path, nodes, {"x": half}, {"w": half})
+    model = onnx.load(path)
+    model.graph.initializer.append(helper.make_tensor("factor", single, [], [factor]))
+    onnx.save(model, path)
+    report = inspect_path(path, shapes={"rows": 3})
+    assert [(island["reason"], island["nodes"]) for island in report["float32_islands"]] == [(reason, 3)]
+
+
 def test_a_product_left_in_float32_is_no_known_island(tmp_path: Path) -> None:
     half, single = TensorProto.FLOAT16, TensorProto.FLOAT
     nodes = [

@@ -56,6 +56,17 @@ def test_both_kinds_hold_the_same_columns() -> None:
     assert not np.array_equal(concat.inputs()["past_key_values.0.key"], concat.inputs()["past_key_values.1.key"])
 
 
+def test_rows_go_on_from_others() -> None:
+    cache = KVCache(component("delta"), "fp32", 2)
+    held = columns(cache, 0, 5)
+    cache.update(held, 5)
+    cache.reorder(np.array([1, 1]))
+    for name, array in cache.inputs().items():
+        np.testing.assert_array_equal(array, held[name.replace("past_key_values", "present")][[1, 1]])
+    cache.update(columns(cache, 5, 6), 1)
+    assert cache.length == 6
+
+
 def test_a_decoder_of_the_other_kind_is_noticed() -> None:
     concat, delta = (KVCache(component(kind), "fp32", 2) for kind in ("concat", "delta"))
     for cache in (concat, delta):

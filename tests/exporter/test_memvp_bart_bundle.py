@@ -1,6 +1,7 @@
 """MemVP-BART the whole way: source -> bundle -> check and run, beside transformers' own greedy generate()."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,18 @@ import numpy as np
 import pytest
 import torch
 from memvp_export import export_onnx, read_source
+from memvp_export.calibration.calibrate import calibrate
+from memvp_export.calibration.synthetic import synthetic_requests
 from memvp_export.examples.random_bart import PRESETS, write_source
 from memvp_export.exporter.bundle import Bundle
 from memvp_export.exporter.data import Request
+from memvp_export.exporter.graphs.lowering import lower
 from memvp_export.exporter.models.family import components_of, load
 from memvp_export.exporter.models.reference import TorchReference
+from memvp_export.exporter.onnx_session import OnnxSession
 from memvp_export.exporter.parity.check import check
+from memvp_export.exporter.parity.replay import replay
+from memvp_export.exporter.parity.samples import read_cases
 from memvp_export.exporter.pipeline import Settings
 from memvp_export.exporter.run import open_pipeline, run, run_file
 from safetensors.torch import load_file
@@ -114,19 +121,58 @@ def test_data_is_compared_from_features_to_answers(source: Path, bundle: Bundle,
 
 
 def test_an_edited_weight_fails_the_check(bundle: Bundle, tmp_path: Path) -> None:
-    from memvp_export.exporter.parity.golden import from_arrays, to_arrays
-    from memvp_export.exporter.parity.replay import replay
-    from memvp_export.exporter.parity.samples import read_cases
-
     components = components_of("memvp-bart", bundle.manifest["config"])
     tensors = load(read_source(bundle.root.parent)).weights
     name = "model.decoder.layers.1.encoder_attn.v_proj.weight"
     wrong = TorchReference(components, {**tensors, name: tensors[name].mapped(tensors[name].shape, lambda t: 2 * t)})
-    cases = from_arrays(to_arrays(read_cases(bundle)))
-    pairs = [pair for case in cases for pair in replay(wrong, case, bundle.manifest["components"][case.component])]
+    pairs = [
+        pair
+        for case in read_cases(bundle)
+        for pair in replay(wrong, case, bundle.manifest["components"][case.component])
+    ]
     worse = {
         (pair.component, pair.output)
         for pair in pairs
         if pair.actual.shape != pair.expected.shape or not np.allclose(pair.actual, pair.expected, atol=1e-4)
     }
     assert worse == {("encoder", "present.*.value")}
+
+
+def test_made_up_questions_have_features(bundle: Bundle, tmp_path: Path) -> None:
+    requests = synthetic_requests(bundle, 3, 0, tmp_path / "made")
+    assert [np.load(request.image).shape for request in requests if request.image] == [(SIZES.rows, SIZES.width)] * 3
+    answers = open_pipeline(bundle).answer(requests)
+    assert len({answer.ids for answer in answers}) == 3
+
+
+def test_it_can_be_quantized_but_for_its_memory(source: Path, bundle: Bundle, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(bundle.root, tmp_path / "bundle"))
+    calibrate(root, requests_of(source), "int8", rest="fp32", sensitivity=False)
+    part = Bundle.open(root).manifest["components"]
+    layers = {name: part[name]["graphs"]["int8"]["layers"] for name in part}
+    # q, k, v, the output and two FFN products in each layer; k and v of cross-attention are the encoder's.
+    assert layers == {
+        "vision": 0,
+        "encoder": 6 * SIZES.layers + 2 * SIZES.decoder_layers,
+        "decoder": 8 * SIZES.decoder_layers,
+    }
+    exact, quantized = (
+        open_pipeline(Bundle.open(root), precision=precision).read(requests_of(source)[:2])
+        for precision in ("fp32", "int8")
+    )
+    name = "past_key_values.0.encoder.value"
+    gap = np.linalg.norm(quantized[name] - exact[name]) / np.linalg.norm(exact[name])
+    assert 1e-4 < gap < 5e-2
+
+
+@pytest.mark.parametrize("component", ["encoder", "decoder"])
+def test_what_an_engine_is_built_of_answers_as_published(bundle: Bundle, tmp_path: Path, component: str) -> None:
+    """Native, and of the decoder's cache the new columns alone: in one call, in chunks and in steps."""
+    lowered = lower(bundle, component, "fp32", tmp_path, plugin=False, cache="delta", portable=True)
+    assert lowered.memory_sites == (SIZES.layers if component == "encoder" else SIZES.decoder_layers)
+    entry = bundle.manifest["components"][component] | {"inputs": lowered.inputs, "cache": lowered.cache}
+    session = OnnxSession({component: lowered.path}, "fp32")
+    (case,) = (case for case in read_cases(bundle) if (case.component, case.name) == (component, "rows"))
+    pairs = list(replay(session, case, entry))
+    assert len(pairs) == (4 if component == "encoder" else 10)
+    assert all(np.linalg.norm(p.actual - p.expected) <= 1e-5 * np.linalg.norm(p.expected) for p in pairs)

@@ -1,6 +1,8 @@
 """MemVP-T5 the whole way: source -> bundle -> check and run, beside transformers' own greedy generate()."""
 
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,21 +10,23 @@ import onnx
 import pytest
 import torch
 from memvp_export import export_onnx, read_source
+from memvp_export.calibration.graphs32 import graphs_in
 from memvp_export.examples.random_t5 import PRESETS, write_source
-from memvp_export.exporter.bundle import Bundle, BundleWriter
+from memvp_export.exporter.bundle import Bundle, change
 from memvp_export.exporter.data import Request
-from memvp_export.exporter.graphs.precision import trace_again
+from memvp_export.exporter.errors import InputError
 from memvp_export.exporter.inspection.graph_report import report_graph
 from memvp_export.exporter.parity.check import check
 from memvp_export.exporter.pipeline import Settings
+from memvp_export.exporter.pipelines import pipeline_from
 from memvp_export.exporter.progress import Progress
-from memvp_export.exporter.run import open_pipeline
+from memvp_export.exporter.run import open_pipeline, open_session, run
 from torch.nn import functional as F
 from transformers import T5ForConditionalGeneration, T5Tokenizer
 
 from .models.memory_hooks import memory_added, t5_ffns, visual_memory
 
-SIZES = PRESETS["odd"]
+SIZES = replace(PRESETS["odd"], decoder_layers=1)
 TEXTS = ("what is it?", "is there a rather long and winding question about the picture here or not, after all?", "")
 # What there is in the base's config.json is read by transformers as well as by the exporter.
 RULES = {"no_repeat_ngram_size": 2, "min_length": 4}
@@ -60,12 +64,9 @@ def generated(source: Path, requests: Sequence[Request], **settings: Any) -> lis
             # The ids behind the pieces are in no text.
             ids = model.generate(
                 **text,
-                num_beams=1,
                 do_sample=False,
-                # Its cache has as many layers as the encoder.
-                use_cache=False,
                 suppress_tokens=[*range(SIZES.pieces, SIZES.vocab)],
-                **{"max_length": 20, **settings},
+                **{"num_beams": 1, "max_length": 20, **settings},
             )
         assert ids[0, 0] == model.config.decoder_start_token_id
         found.append(ids[0, 1:].tolist())
@@ -89,13 +90,34 @@ def test_answers_are_those_of_transformers(source: Path, bundle: Bundle) -> None
 
 def test_the_rules_of_the_base_are_followed(source: Path, bundle: Bundle) -> None:
     requests = requests_of(source)[:3]
-    pipeline = open_pipeline(bundle)
-    plain = [answer.ids for answer in pipeline.answer(requests)]
-    ruled = type(pipeline).from_manifest(
-        pipeline._session, {**bundle.manifest, "generation": {**bundle.manifest["generation"], **RULES}}, bundle.root
-    )
-    found = [answer.ids for answer in ruled.answer(requests)]
-    assert found == [until_end(ids) for ids in generated(source, requests, **RULES)] and found != plain
+    ruled = {**bundle.manifest, "generation": {**bundle.manifest["generation"], **RULES}}
+    found = [answer.ids for answer in pipeline_from(open_session(bundle), ruled, bundle.root).answer(requests)]
+    assert found == [until_end(ids) for ids in generated(source, requests, **RULES)]
+    assert found != [answer.ids for answer in open_pipeline(bundle).answer(requests)]
+
+
+@pytest.mark.parametrize("how", [{}, {"length_penalty": 2.0, "early_stopping": True, **RULES}], ids=["plain", "rules"])
+def test_beams_find_what_those_of_transformers_find(source: Path, bundle: Bundle, how: dict[str, Any]) -> None:
+    requests = requests_of(source)[:4]
+    manifest = {**bundle.manifest, "generation": {**bundle.manifest["generation"], **how}}
+    pipeline = pipeline_from(open_session(bundle), manifest, bundle.root)
+    found = [answer.ids for answer in pipeline.answer(requests, replace(pipeline.defaults, beams=4))]
+    assert found == [until_end(ids) for ids in generated(source, requests, num_beams=4, **how)]
+    assert found != [answer.ids for answer in pipeline.answer(requests)]
+    with pytest.raises(InputError, match=r"batch is 3 with 4 beams each; .* at most 8"):
+        pipeline.answer(requests, replace(pipeline.defaults, beams=4, batch=3))
+
+
+def test_a_bundle_is_used_with_its_beams_and_judged_without(source: Path, bundle: Bundle, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bundle.root, tmp_path / "copy"))
+    with change(copy) as (writer, manifest):
+        manifest["generation"]["num_beams"] = 4
+        writer.write_manifest(manifest)
+    request = requests_of(source)[0]
+    asked = (request.text, request.image)
+    found = run(copy, *asked)
+    assert found == run(bundle, *asked, settings=Settings(max_new_tokens=19, beams=4)) != run(bundle, *asked)
+    assert check(copy).passed
 
 
 def test_a_bundle_passes_its_check(source: Path, bundle: Bundle) -> None:
@@ -108,7 +130,7 @@ def test_a_bundle_passes_its_check(source: Path, bundle: Bundle) -> None:
 def test_float16_keeps_wo_in_float32(bundle: Bundle, tmp_path: Path) -> None:
     keep = bundle.keep_fp32("encoder", "fp16")
     assert keep == ("*.DenseReluDense.wo",) and bundle.keep_fp32("vision", "fp16") == ()
-    path = trace_again(bundle, "encoder", "fp16", BundleWriter(tmp_path), Progress(), keep)
+    path = graphs_in(bundle, ["encoder"], "fp16", tmp_path, Progress())["encoder"]
     stored = onnx.load(path, load_external_data=False).graph.initializer
     wide = {w.name for w in stored if w.data_type == onnx.TensorProto.FLOAT and w.data_location == w.EXTERNAL}
     assert wide == {"encoder.relative_attention_bias.weight", "encoder.block.0.layer.1.DenseReluDense.wo.weight"}

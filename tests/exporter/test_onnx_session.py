@@ -71,7 +71,7 @@ def without(name: str) -> dict[str, np.ndarray]:
     return {key: array for key, array in decoder().items() if key != name}
 
 
-BATCH = "make batch 65; vision takes 1 to 64"
+BATCH = r"'pixel_values' has the shape .*, whose batch is 65; vision takes 1 to 64"
 BAD: dict[str, tuple[str, dict[str, np.ndarray], str]] = {
     "no such component": ("model", decoder(), "no component 'model'; there is vision, decoder"),
     "an input missing": ("decoder", without("position_ids"), "decoder needs the input 'position_ids'"),
@@ -81,11 +81,11 @@ BAD: dict[str, tuple[str, dict[str, np.ndarray], str]] = {
     "texts": ("decoder", decoder(visual_memory=np.full((1, 256, 96), "x")), "'visual_memory' is <U1"),
     "complex numbers": ("decoder", decoder(visual_memory=np.ones((1, 256, 96), complex)), "the graph takes float32"),
     "objects": ("decoder", decoder(input_ids=np.full((1, 3), None)), "'input_ids' is object"),
-    "too few axes": ("decoder", decoder(input_ids=np.arange(3)), r"'input_ids' has the shape \[3\]; it takes \[batch, seq"),
+    "too few axes": ("decoder", decoder(input_ids=np.arange(3)), r"shape \[3\]; it takes \[batch, seq"),
     "wrong width": ("decoder", decoder(visual_memory=np.ones((1, 256, 95))), r"\[1, 256, 95\]; .* \[1, 256, 96\]"),
     "a token that is none": ("decoder", decoder(input_ids=np.full((1, 3), 150)), "cannot run decoder on these inputs"),
-    "rows that differ": ("decoder", decoder(position_ids=np.zeros((2, 3), int)), r"'position_ids' .* it takes \[1, 3\]"),
-    "too many rows": ("vision", {name: np.resize(array, (65, *array.shape[1:])) for name, array in PIXELS.items()}, BATCH),
+    "rows that differ": ("decoder", decoder(position_ids=np.zeros((2, 3), int)), r"'position_ids' .* takes \[1, 3\]"),
+    "too many rows": ("vision", {name: array[[0] * 65] for name, array in PIXELS.items()}, BATCH),
 }
 
 

@@ -14,7 +14,6 @@ import onnx
 import pytest
 import torch
 from memvp_export import export_onnx, read_source
-from memvp_export.calibration.calibrate import calibrate
 from memvp_export.examples import random_diffusion
 from memvp_export.examples.random_diffusion import PRESETS, PROMPTS, write_source
 from memvp_export.exporter.bundle import Bundle
@@ -311,11 +310,9 @@ def test_values_that_are_not_finite_are_no_image(pipeline: TextToImage, folder: 
         TextToImage.from_manifest(Overflowing(), bundle.manifest, bundle.root).images(["x"], QUICK)
 
 
-def test_what_answers_questions_does_not_take_it(folder: Path, tmp_path: Path) -> None:
+def test_what_answers_questions_does_not_take_it(folder: Path) -> None:
     with pytest.raises(InputError, match="makes images of texts"):
         run(folder / "bundle", "x")
-    with pytest.raises(InputError, match="makes images of texts"):
-        calibrate(folder / "bundle", None, "int8")
 
 
 @pytest.mark.parametrize(

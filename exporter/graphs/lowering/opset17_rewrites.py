@@ -80,19 +80,15 @@ def _shape(node: onnx.NodeProto, types: Mapping[str, ValueType], added: Addition
 
 def _resize(node: onnx.NodeProto, types: Mapping[str, ValueType], added: Additions) -> bool:
     """Newer attributes that say what an older Resize does anyway go."""
-    kept = [
-        attribute
-        for attribute in node.attribute
-        if helper.get_attribute_value(attribute) != _AS_EVER.get(attribute.name)
-    ]
+    kept = [one for one in node.attribute if helper.get_attribute_value(one) != _AS_EVER.get(one.name)]
     del node.attribute[:]
     node.attribute.extend(kept)
     return False
 
 
 def _instance_norm(node: onnx.NodeProto, types: Mapping[str, ValueType], added: Additions) -> bool:
-    """`(x - mean) / sqrt(variance + epsilon) * scale + bias` over all dimensions behind the channels, in x's own type: the
-    parsers leave it to a library of plugins."""
+    """`(x - mean) / sqrt(variance + epsilon) * scale + bias` over all dimensions behind the channels, in x's own type:
+    the parsers leave it to a library of plugins."""
     x, scale, bias = node.input
     value = types[x]
     if value.dims is None:

@@ -211,3 +211,21 @@ def test_what_is_not_given_keeps_within_what_is() -> None:
 def test_shapes_that_do_not_fit_are_refused(shapes: dict[str, dict[str, list[int]]], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make_profiles(DECODER, RANGES, **shapes)
+
+
+@pytest.mark.parametrize(("max_seq", "read"), [(None, 20), (12, 12), (30, 20)])
+def test_the_columns_that_an_encoder_read_are_bounded_as_far_as_there_are_as_many(
+    max_seq: int | None, read: int
+) -> None:
+    """A decoder may write more than its encoder reads: asking for that is no mistake."""
+    ports = [
+        port("input_ids", "batch", "sequence"),
+        port("encoder_attention_mask", "batch", "encoder_sequence"),
+        port("past_key_values.0.decoder.key", "batch", 6, "past_sequence", 16),
+        port("past_key_values.0.encoder.key", "batch", 6, "encoder_sequence", 16),
+    ]
+    ranges = {"batch": [1, 4], "sequence": [1, 40], "past_sequence": [0, 39], "encoder_sequence": [1, 20]}
+    prefill, decode = make_profiles(ports, ranges, max_seq=max_seq)
+    assert all(limits(each, "encoder_attention_mask") == [[1, 1], [2, read], [4, read]] for each in (prefill, decode))
+    assert limits(decode, "past_key_values.0.encoder.key")[2] == [4, 6, read, 16]
+    assert limits(decode, "past_key_values.0.decoder.key")[2] == [4, 6, (max_seq or 40) - 1, 16]

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import pytest
 from memvp_export import export_onnx, read_source
 from memvp_export.examples.random_diffusion import PRESETS, write_source
@@ -15,6 +17,7 @@ from memvp_export.exporter.engines.build import build_engines
 from memvp_export.exporter.engines.profiles import make_profiles
 from memvp_export.exporter.engines.request import Request
 from memvp_export.exporter.errors import InputError
+from memvp_export.exporter.graphs.lowering import lower
 from memvp_export.exporter.inspection import inspect_path
 from memvp_export.exporter.parity import half
 from memvp_export.exporter.parity.check import check
@@ -55,6 +58,24 @@ def test_norms_and_softmax_stay_float32(root: Path) -> None:
     types = graph["nodes"]["by_operator"]
     assert {*types["InstanceNormalization"]} == {*types["Softmax"]} == {"float32"}
     assert {*types["Conv"]} == {*types["MatMul"]} == {"float16"}
+
+
+@pytest.mark.parametrize("component", ["unet", "vae_decoder"])
+def test_for_tensorrt_8_the_graphs_compute_the_same(root: Path, tmp_path: Path, component: str) -> None:
+    bundle = Bundle.open(root)
+    (case,) = (case for case in read_cases(bundle) if case.component == component)
+
+    def run(opset17: bool, factor: float = 1.0) -> np.ndarray:
+        folder = tmp_path / f"{opset17} {factor}"
+        folder.mkdir()
+        lowered = lower(bundle, component, "fp16", folder, plugin=False, portable=True, opset17=opset17)
+        given = {name: array * factor if array.dtype.kind == "f" else array for name, array in case.inputs.items()}
+        inputs = {port["name"]: given[port["name"]].astype(port["dtype"]) for port in lowered.inputs}
+        return onnxruntime.InferenceSession(lowered.path, providers=["CPUExecutionProvider"]).run(None, inputs)[0]
+
+    expected, found = run(False), run(True)
+    assert np.abs(found - expected).max() < 5e-3 * np.abs(expected).max()
+    assert np.abs(run(True, 2.0) - found).max() > 0.01 * np.abs(found).max()
 
 
 def test_half_engines_have_every_site(tensorrt_here: None, root: Path) -> None:

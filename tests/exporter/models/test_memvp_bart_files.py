@@ -99,6 +99,7 @@ def test_what_no_paper_says_follows_from_the_files_and_the_task(written: Path) -
         "forced_eos_token_id": 2,
         "no_repeat_ngram_size": 3,
         "max_new_tokens": 19,
+        "num_beams": 1,
         "max_sequence": SIZES.max_sequence,
     }
     assert not np.any(model.weights[LOGITS_BIAS].load().numpy())
@@ -143,6 +144,7 @@ def test_rules_are_those_of_the_generation_config_where_there_is_one(folder: Pat
         "decoder_start_token_id": 0,
         "min_length": 4,
         "max_new_tokens": 19,
+        "num_beams": 1,
         "max_sequence": SIZES.max_sequence,
     }
     assert "generation_config.json" in [path.name for path in model.files["base"]]

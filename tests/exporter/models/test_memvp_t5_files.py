@@ -97,6 +97,19 @@ def test_a_state_dict_of_the_whole_model_takes_the_place_of_the_base(source: Pat
     assert torch.equal(model.weights[t5.TABLES["decoder"]].load(), table)
 
 
+def test_captions_are_longer_and_searched_with_five_beams(source: Path) -> None:
+    toml = source / "model.toml"
+    toml.write_text(toml.read_text().replace('"vqa"', '"caption"').replace("max_sequence = 26", "max_sequence = 40"))
+    edit_config(source, length_penalty=2, early_stopping=True)
+    model = loaded(source)
+    assert (model.tokenizer["prefix"], model.tokenizer["maximum"]) == ("caption: ", 40)
+    said = {"max_new_tokens": 39, "num_beams": 5, "length_penalty": 2.0, "early_stopping": True}
+    assert said.items() <= model.generation.items()
+    toml.write_text(toml.read_text().replace("max_batch = 8", "max_batch = 4"))
+    with pytest.raises(InputError, match="max_batch is 4: the rows of 5 beams"):
+        loaded(source)
+
+
 Edit = Callable[[Path], None]
 
 
@@ -119,6 +132,8 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "no start": (changed(decoder_start_token_id=None), "decoder_start_token_id is missing"),
     "start beyond the pieces": (changed(decoder_start_token_id=130), "130, beyond the 120"),
     "another end": (changed(eos_token_id=2), "end with the token 2"),
+    "a penalty that is none": (changed(length_penalty="long"), "length_penalty is 'long'"),
+    "an end that is none": (changed(early_stopping=1), "early_stopping is 1"),
     "missing": (state_changed(lambda s: {k: v for k, v in s.items() if "decoder.block.1" not in k}), "num_decoder"),
     "missing one": (
         state_changed(lambda s: {k: v for k, v in s.items() if not k.endswith("block.1.layer.2.layer_norm.weight")}),

@@ -97,3 +97,10 @@ def test_only_quantized_precisions_are_judged_so() -> None:
     assert {name for name, limit in THRESHOLDS.items() if limit.quality} == {
         "int8", "fp8", "int8-weights", "int4-weights"
     }  # fmt: skip
+
+
+def test_images_are_judged_by_how_near_they_are() -> None:
+    near, far = (Quality(12, 0, None, None, None, None, image) for image in (0.09, 0.11))
+    assert not shortfalls(near, LIMIT) and "mean relative L2 9.0e-02 of 12 images" in summary(near)
+    assert "images' mean relative L2 is 1.10e-01, at most 0.1" in shortfalls(far, LIMIT)[0]
+    assert shortfalls(replace(far, image=math.nan), LIMIT) and "not how good they are" in unsure(near, LIMIT)

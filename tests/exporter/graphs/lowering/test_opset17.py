@@ -206,6 +206,11 @@ def test_gelu(approximate: str, formula: Callable[[float], float], dtype: int, t
     assert {one.op_type for one in model.graph.node} <= {"Div", "Erf", "Add", "Mul", "Tanh"}
 
 
+def normed(x: np.ndarray) -> np.ndarray:
+    """Rows of mean 0 and about variance 1, with an epsilon of 0.5."""
+    return (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 0.5)
+
+
 CAST = [node("Cast", ["x"], ["h"], to=HALF), node("Cast", ["h"], ["y"], to=FLOAT)]
 SMALL = {
     "CastLike": ([*CAST[:1], node("CastLike", ["h", "x"], ["y"])], {}, lambda x: x.astype(np.float16)),
@@ -225,6 +230,38 @@ SMALL = {
         lambda x: x.max(-1),
     ),
     "ReduceMean": ([node("ReduceMean", ["x", "a"], ["y"])], {"a": np.array([0])}, lambda x: x.mean(0, keepdims=True)),
+    "InstanceNormalization": (
+        [
+            node("Reshape", ["x", "parts"], ["r"]),
+            node("InstanceNormalization", ["r", "w", "b"], ["n"], epsilon=0.5),
+            node("Reshape", ["n", "whole"], ["y"]),
+        ],
+        {
+            "parts": np.array([-1, 2, 3]),
+            "whole": np.array([-1, 6]),
+            "w": np.array([2, -1], np.float32),
+            "b": np.array([0, 3], np.float32),
+        },
+        lambda x: np.concatenate([normed(x[:, :3]) * 2, 3 - normed(x[:, 3:])], 1),
+    ),
+    "Resize": (
+        [
+            node("Unsqueeze", ["x", "outer"], ["u"]),
+            node(
+                "Resize",
+                ["u", "", "scales"],
+                ["r"],
+                mode="nearest",
+                nearest_mode="floor",
+                coordinate_transformation_mode="asymmetric",
+                antialias=0,
+                keep_aspect_ratio_policy="stretch",
+            ),
+            node("Squeeze", ["r", "outer"], ["y"]),
+        ],
+        {"outer": np.array([0, 1]), "scales": np.array([1, 1, 2, 2], np.float32)},
+        lambda x: x.repeat(2, 0).repeat(2, 1),
+    ),
     "Split": (
         [node("Split", ["x"], ["a", "b", "c"], axis=1, num_outputs=3), node("Sub", ["c", "a"], ["y"])],
         {},
@@ -301,6 +338,18 @@ REFUSED = {
     "of float64": (
         [node("Cast", ["x"], ["d"], to=TensorProto.DOUBLE), node("Cast", ["d"], ["y"], to=FLOAT)],
         {},
+    ),
+    "no importer for InstanceNormalization": (
+        [
+            node("Reshape", ["x", "r"], ["s"]),
+            node("InstanceNormalization", ["s", "w", "w"], ["n"]),
+            node("Reshape", ["n", "x6"], ["y"]),
+        ],
+        {"r": np.array([-1, 2, 3]), "x6": np.array([-1, 6]), "w": np.ones(2, np.float32)},
+    ),
+    "Resize of a newer opset than 17": (
+        [node("Resize", ["x", "", "s"], ["y"], antialias=1, mode="linear")],
+        {"s": np.array([1, 2], np.float32)},
     ),
     "no importer for IsInf": (
         [node("IsInf", ["x"], ["b"]), node("Cast", ["b"], ["y"], to=FLOAT)],
