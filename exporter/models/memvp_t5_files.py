@@ -18,6 +18,8 @@ from .t5 import BUCKETS, TABLES, WORDS, T5Config, by_distance
 
 # Tables by distance have a row for each.
 FARTHEST = 1 << 16
+# The tokenizer's file in a Hugging Face folder.
+SENTENCEPIECE = "spiece.model"
 
 
 def load(source: Source) -> Model:
@@ -30,7 +32,8 @@ def load(source: Source) -> Model:
     host = _config(folder, merged, own.vocab)
     weights = _with_distances(merged, host)
     files = HostFiles(host, weights, IGNORED, folder.generation, folder.files, folder.weights[WORDS].dtype)
-    tokenizer = source.files["tokenizer"]
+    inside = source.files["tokenizer"] / SENTENCEPIECE
+    tokenizer = inside if inside.is_file() else source.files["tokenizer"]
     return assembled(source, Config, files, trained, describe_t5(tokenizer), {"file": tokenizer})
 
 

@@ -13,8 +13,13 @@ from memvp_export import export_onnx, read_source
 from memvp_export.calibration.calibrate import calibrate
 from memvp_export.calibration.synthetic import synthetic_requests
 from memvp_export.examples.random_bart import PRESETS, write_source
+from memvp_export.exporter.bench.loads import plan_loads
+from memvp_export.exporter.bench.options import Options
 from memvp_export.exporter.bundle import Bundle
 from memvp_export.exporter.data import Request
+from memvp_export.exporter.engines.build import build_engines
+from memvp_export.exporter.engines.request import Request as EngineRequest
+from memvp_export.exporter.errors import InputError
 from memvp_export.exporter.graphs.lowering import lower
 from memvp_export.exporter.models.family import components_of, load
 from memvp_export.exporter.models.reference import TorchReference
@@ -28,6 +33,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import BartConfig, BartForConditionalGeneration, BartTokenizerFast
 
+from .engines.conftest import tensorrt_here  # noqa: F401
 from .models.memory_hooks import bart_ffns, memory_added, visual_memory
 
 SIZES = PRESETS["odd"]
@@ -176,3 +182,44 @@ def test_what_an_engine_is_built_of_answers_as_published(bundle: Bundle, tmp_pat
     pairs = list(replay(session, case, entry))
     assert len(pairs) == (4 if component == "encoder" else 10)
     assert all(np.linalg.norm(p.actual - p.expected) <= 1e-5 * np.linalg.norm(p.expected) for p in pairs)
+
+
+def test_a_load_reads_prefills_or_writes(bundle: Bundle) -> None:
+    components = bundle.manifest["components"]
+    cached = {name: bool(part["cache"]) for name, part in components.items()}
+    ranges = {name: part["ranges"] for name, part in components.items()}
+    assert {(load.stage, load.columns, load.past) for load in plan_loads(cached, ranges, Options(new_tokens=3))} == {
+        ("vision", 0, 0),
+        ("encoder", 20, 0),
+        ("prefill", 26, 0),
+        ("decode", 1, 25),
+        ("answer", 3, 0),
+    }
+
+
+@pytest.mark.usefixtures("tensorrt_here")
+def test_every_component_has_an_engine_with_its_sites(bundle: Bundle, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(bundle.root, tmp_path / "bundle"))
+    build_engines(root, EngineRequest(target="tensorrt", precision="fp32", max_batch=4, max_seq=22))
+    built = Bundle.open(root, verify=True)
+    entries = {entry["component"]: entry for entry in built.manifest["engines"]}
+    assert entries.keys() == {"vision", "encoder", "decoder"}
+    for name, layers in (("encoder", SIZES.layers), ("decoder", SIZES.decoder_layers)):
+        record = json.loads(built.path(entries[name]["layers"]).read_text())
+        nodes = {node.removeprefix("node_of_") for layer in record["layers"] for node in layer["onnx"]}
+        sites = {node.split("/")[0] for node in nodes if "VisualMemoryFFN" in node}
+        assert sites == {f"model.{name}.layers.{i}.fc2" for i in range(layers)}
+    decoder = entries["decoder"]
+    capacity = SIZES.max_sequence
+    assert decoder["cache"] == {"kind": "delta", "axis": 2, "layers": SIZES.decoder_layers, "capacity": capacity}
+    profiles = {profile["name"]: profile["shapes"] for profile in decoder["profiles"]}
+    heads, width = [4, SIZES.heads], SIZES.dim // SIZES.heads
+    assert profiles["decode"]["input_ids"]["max"] == [4, 1]
+    assert profiles["decode"]["past_key_values.0.decoder.key"]["max"] == [*heads, 21, width]
+    assert profiles["decode"]["past_key_values.1.encoder.value"]["max"] == [*heads, 20, width]
+    assert profiles["prefill"]["encoder_attention_mask"] == {"min": [1, 1], "opt": [2, 20], "max": [4, 20]}
+
+
+def test_a_buffer_in_place_is_refused_with_what_to_do(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="use --cache delta"):
+        lower(bundle, "decoder", "fp32", tmp_path, plugin=False, cache="in_place", capacity=20)

@@ -152,6 +152,15 @@ def test_what_does_not_fit_is_refused(source: Path, edit: Edit, words: str) -> N
         loaded(source)
 
 
+def test_the_tokenizer_may_be_a_folder(source: Path) -> None:
+    toml = source / "model.toml"
+    toml.write_text(toml.read_text().replace("base/spiece.model", "base"))
+    assert loaded(source).tokenizer_files == {"file": source / "base/spiece.model"}
+    (source / "base/spiece.model").unlink()
+    with pytest.raises(InputError, match="base is not a file"):
+        loaded(source)
+
+
 def test_another_tokenizer_is_refused(source: Path) -> None:
     from memvp_export.examples.random_source import train_tokenizer
 
