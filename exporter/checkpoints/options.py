@@ -19,13 +19,13 @@ class Option:
 
 @dataclass(frozen=True)
 class Family:
-    """What a source of this family consists of. The first task is the default; no tasks: not supported yet. optional
-    are files that may be left out."""
+    """What a source of this family consists of. The first task is the default; optional are files that may be left
+    out."""
 
-    tasks: tuple[str, ...] = ()
-    files: tuple[str, ...] = ()
+    tasks: tuple[str, ...]
+    files: tuple[str, ...]
+    options: Mapping[str, Option]
     optional: tuple[str, ...] = ()
-    options: Mapping[str, Option] | None = None
 
 
 # No paper or code of MemVP on BART and T5 says more: what is inferred is an option (spec 2.3).

@@ -52,7 +52,7 @@ def source_from_flags(
     family: str | None, task: str | None, files: Mapping[str, str], options: Mapping[str, Any]
 ) -> Source:
     """The same from a command line: paths are relative to the working directory, option values may be texts."""
-    known = FAMILIES[family].options or {} if family in FAMILIES else {}
+    known = FAMILIES[family].options if family in FAMILIES else {}
     values = {
         name: parsed(value, known[name]) if name in known and isinstance(value, str) else value
         for name, value in options.items()
@@ -68,12 +68,10 @@ def _source(
     if family is None:
         reason = "family is missing" if name is None else f"unknown family {name!r}{nearest(str(name), FAMILIES)}"
         _refuse(title, [*problems, reason])
-    if not family.tasks:
-        raise InputError(f"{title}: the family {name} is not supported yet by this version.")
     task = family.tasks[0] if task is None else task
     if task not in family.tasks:
         problems.append(f"{name} has no task {task!r} (known: {', '.join(family.tasks)})")
-    values, wrong = checked_options(options, family.options or {})
+    values, wrong = checked_options(options, family.options)
     problems += wrong
     if not wrong and values.get("max_new_tokens", 0) >= values.get("max_sequence", math.inf):
         problems.append("option max_new_tokens is larger than max_sequence - 1: the prompt needs a token of it too")

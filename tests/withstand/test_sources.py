@@ -153,7 +153,7 @@ SOURCES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a typo in a file's key": (_toml("vision =", "visoin ="), "did you mean 'vision'?"),
     "a typo in an option": (_toml("max_new_tokens", "max_new_token"), "did you mean 'max_new_tokens'?"),
     "a typo in the family": (_toml("memvp-llama", "memvp-lama"), "did you mean 'memvp-llama'?"),
-    "a family of another version": (_toml("memvp-llama", "memvp-bart"), "not supported yet"),
+    "a family of another version": (_toml("memvp-llama", "memvp-opt"), "unknown family 'memvp-opt'"),
     "an unknown task": (_toml('"vqa"', '"nlvr2"'), "no task 'nlvr2' (known: vqa)"),
     "no family": (_toml('family = "memvp-llama"', ""), "family is missing"),
     "no base": (_toml('base = "weights/base"', ""), "files.base is missing"),
