@@ -25,5 +25,6 @@ def graphs_in(
         except ImportError as error:
             progress.note(f"{bundle.root} has no {precision} graph of {name}: making it needs PyTorch.")
             raise MissingPackage(error.name or "torch", "export") from error
-        found[name] = trace_again(bundle, name, precision, BundleWriter(folder), progress)
+        keep = bundle.keep_fp32(name, precision)
+        found[name] = trace_again(bundle, name, precision, BundleWriter(folder), progress, keep)
     return found

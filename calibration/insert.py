@@ -4,6 +4,10 @@
 
 One pair serves all quantized products that read x. Everything else that reads x, such as the memory lookup or a product
 that was left out, reads x itself: a tensor is never quantized for all its readers.
+
+A product that makes query, key and value at once becomes one for each, of the same numbers: TensorRT lays the matrix
+out anew for the parts of its result, which it does at the build with plain numbers, but in every run, and in floating
+point, with quantized ones.
 """
 
 from collections.abc import Callable
@@ -20,6 +24,7 @@ from ..exporter.graphs.lowering.stored import DTYPES
 from .layers import Layer, find_layers
 from .modes import Format, Mode
 from .operands import find_operands
+from .packed import Packed, find_packed
 from .scales import LayerScale, Scales
 from .weight_scales import quantize_weight
 from .weights_file import WeightsFile, read_matrix, read_vector
@@ -65,6 +70,7 @@ class _Insertion:
         self._stored = weights(graph)
         self._nodes = {node.name: node for node in graph.node}
         self._added: dict[str, onnx.NodeProto] = {}
+        self._removed: set[str] = set()
         self._initializers: dict[str, onnx.TensorProto] = {}
 
     def apply(self, only: str | None, advance: Callable[[int], None]) -> None:
@@ -74,15 +80,17 @@ class _Insertion:
         if missing := [name for name in names if name not in found]:
             raise InputError(f"{self._source} has no product {missing[0]!r}, of which there is a range.")
         layers = [found[name] for name in names]
+        packed = find_packed(self._graph)
         norms = {layer.name: operand.norm for operand in find_operands(self._graph, layers) for layer in operand.layers}
         for layer in layers:
-            self._quantize(layer, self._layers[layer.name], norms[layer.name])
+            self._quantize(layer, self._layers[layer.name], norms[layer.name], packed.get(layer.name))
             advance(layer.inputs * layer.outputs * DTYPES[self._stored[layer.weight].data_type].itemsize)
-        set_nodes(self._graph, [*self._graph.node, *self._added.values()])
+        left = [node for node in self._graph.node if node.name not in self._removed]
+        set_nodes(self._graph, [*left, *self._added.values()])
         self._graph.initializer.extend(self._initializers.values())
         drop_unread(self._graph)
 
-    def _quantize(self, layer: Layer, scale: LayerScale, norm: tuple[str, ...]) -> None:
+    def _quantize(self, layer: Layer, scale: LayerScale, norm: tuple[str, ...], packed: Packed | None) -> None:
         tensor = self._stored[layer.weight]
         data_type = tensor.data_type
         weight = read_matrix(tensor, self._source)
@@ -95,7 +103,21 @@ class _Insertion:
             weight = weight * factors[:, None]
         if self._mode.activations and scale.clip is not None:
             x = self._quantized(x, scale.clip, self._mode.activations, data_type)
-        node.input[0], node.input[1] = x, self._weight(layer, weight, scale, data_type)
+        if packed:
+            self._unpack(layer.name, packed, x, weight, scale, data_type)
+        else:
+            node.input[0], node.input[1] = x, self._weight(layer.name, weight, scale, data_type)
+
+    def _unpack(self, name: str, packed: Packed, x: str, weight: np.ndarray, scale: LayerScale, data_type: int) -> None:
+        """A product, the sum behind it and a bias of its own for each part of the result."""
+        tensor = self._stored[packed.bias]
+        bias = np.split(read_vector(tensor, self._source), len(packed.parts))
+        for i, (output, columns) in enumerate(zip(packed.parts, np.split(weight, len(packed.parts), 1), strict=True)):
+            made = self._add(f"{name}.{i}", "MatMul", [x, self._weight(f"{name}.{i}", columns, scale, data_type)])
+            vector = f"{packed.bias}.{i}"
+            self._initializers[vector] = self._new.add_floats(vector, bias[i], tensor.data_type)
+            self._added[output] = helper.make_node("Add", [made, vector], [output], f"{packed.add}.{i}")
+        self._removed |= {name, packed.add, packed.split}
 
     def _divided(self, x: str, factors: np.ndarray, data_type: int) -> str:
         """x divided by `factors`, by a product of its own."""
@@ -144,10 +166,10 @@ class _Insertion:
             self._add(result, "DequantizeLinear", [quantized, scale, zero])
         return result
 
-    def _weight(self, layer: Layer, weight: np.ndarray, scale: LayerScale, data_type: int) -> str:
+    def _weight(self, name: str, weight: np.ndarray, scale: LayerScale, data_type: int) -> str:
         importance = np.array(scale.importance) if scale.importance else None
         made = quantize_weight(weight, self._mode, self._method, DTYPES[data_type], importance)
-        stem = f"{layer.name}/weight"
+        stem = f"{name}/weight"
         number = self._mode.weights
         self._initializers[stem] = self._new.add(stem, made.numbers, number)
         scales = made.scales if self._mode.blocks else made.scales[0]

@@ -7,6 +7,7 @@ inside a function, such as the memory lookup with its tables, is not looked into
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from math import prod
 
 import onnx
 
@@ -18,6 +19,8 @@ from .modes import Mode, block_of
 
 # Tensor cores take operands of this many numbers: less is padded, and nothing is gained.
 SMALLEST = 16
+# The share of a component's weights that products must have: an image decoder is made of convolutions.
+_LEAST_SHARE = 0.05
 _PRODUCTS = ("MatMul", "Gemm", "Conv")
 
 
@@ -70,24 +73,32 @@ def choose(graph: onnx.GraphProto, mode: Mode, include: Sequence[str] = (), excl
     include overrules the rules, exclude all."""
     first, last, data = _first(graph), _last(graph), _data(graph)
     chosen, left_out = [], {}
-    for layer in find_layers(graph):
+    layers = find_layers(graph)
+    few = sum(layer.inputs * layer.outputs for layer in layers) < _LEAST_SHARE * _numbers(graph)
+    for layer in layers:
         if any(matches(layer, pattern) for pattern in exclude):
             left_out[layer.name] = "excluded by name"
         elif not block_of(mode, layer.inputs):
             left_out[layer.name] = f"its {layer.inputs} inputs are no multiple of a block"
         elif any(matches(layer, pattern) for pattern in include):
             chosen.append(layer)
+        elif few:
+            left_out[layer.name] = "the component is hardly made of products: nothing is gained"
         elif min(layer.inputs, layer.outputs) < SMALLEST:
             left_out[layer.name] = f"smaller than {SMALLEST}: nothing is gained"
         elif layer.name in last:
             left_out[layer.name] = "last layer: its error is the answer's"
         elif layer.input not in data:
-            left_out[layer.name] = "it reads masks or positions alone"
+            left_out[layer.name] = "it reads masks, positions or time steps alone"
         elif layer.name in first:
             left_out[layer.name] = "first layer: it reads the input itself"
         else:
             chosen.append(layer)
     return Choice(chosen, left_out)
+
+
+def _numbers(graph: onnx.GraphProto) -> int:
+    return sum(prod(tensor.dims) for tensor in graph.initializer)
 
 
 def matches(layer: Layer, pattern: str) -> bool:
@@ -115,13 +126,13 @@ def _first(graph: onnx.GraphProto) -> set[str]:
 
 
 def _data(graph: onnx.GraphProto) -> set[str]:
-    """Values that come of a float input, a token's row of a table, or a product. All others, such as the coefficients
-    that position embeddings are resized by, are made of masks and lengths."""
+    """Values that come of a float input or a token's row of a table. All others, such as the coefficients that position
+    embeddings are resized by or the embedding of a time step, are made of masks, lengths and integers."""
     stored, given, data = weights(graph), {value.name for value in graph.input}, _float_inputs(graph)
     for node in graph.node:
         looked_up = node.op_type == "Gather" and node.input[0] in stored and node.input[1] in given
         carried = node.op_type != "Shape" and not data.isdisjoint(node.input)
-        if _is_product(node) or looked_up or carried:
+        if looked_up or carried:
             data.update(node.output)
     return data
 
@@ -131,10 +142,16 @@ def _float_inputs(graph: onnx.GraphProto) -> set[str]:
 
 
 def _last(graph: onnx.GraphProto) -> set[str]:
-    """Products whose result reaches an output of the graph that is no cache, without another product in between."""
-    made = producers(graph)
+    """Products whose result reaches an output of the graph that is no cache, without another product in between, and
+    without being added to others: a residual stream's end is the work of all layers, not of a last one."""
+    made, stored = producers(graph), weights(graph)
+
+    def before(node: onnx.NodeProto) -> Sequence[str]:
+        summed = node.op_type == "Add" and not any(name in stored for name in node.input)
+        return [] if summed else node.input
+
     outputs = {value.name for value in graph.output if not is_present(value.name)}
-    return _reached(outputs, lambda name: [made[name]] if name in made else [], _is_product, lambda node: node.input)
+    return _reached(outputs, lambda name: [made[name]] if name in made else [], _is_product, before)
 
 
 def _is_product(node: onnx.NodeProto) -> bool:

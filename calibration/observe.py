@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..exporter.call_shapes import lengths_of
 from ..exporter.dims import Dim, known_length
 from ..exporter.inspection.values import dims_of, load_graph
 from ..exporter.onnx_session import OnnxSession
@@ -19,7 +20,9 @@ from ..exporter.session import Arrays
 from .links import link_weights
 from .observers import Observer
 
-CHUNK_BYTES = 256 << 20
+# What is watched at once may take as much, or this share of the component's weights up to _MOST_BYTES.
+CHUNK_BYTES, _MOST_BYTES = 256 << 20, 1 << 30
+_SHARE = 8
 # Taken for a tensor whose shape the graph does not say.
 _UNKNOWN_BYTES = 32 << 20
 
@@ -40,6 +43,7 @@ class ObservingSession:
         self._dims: dict[str, dict[str, list[Dim]]] = {}
         self._inputs: dict[str, dict[str, list[Dim]]] = {}
         self._outputs: dict[str, dict[str, list[Dim]]] = {}
+        self._most: dict[str, int] = {}
         probing = {name: self._with_outputs(name, path, folder) for name, path in graphs.items()}
         self._session = OnnxSession(probing, "fp32")
 
@@ -49,6 +53,9 @@ class ObservingSession:
         self._inputs[component] = {value.name: dims_of(value) for value in graph.input}
         self._outputs[component] = {value.name: dims_of(value) for value in graph.output}
         known = {value.name: dims_of(value) for value in (*graph.value_info, *graph.input, *graph.output)}
+        data = path.with_name(f"{path.name}.data")
+        share = data.stat().st_size // _SHARE if data.exists() else 0
+        self._most[component] = max(CHUNK_BYTES, min(_MOST_BYTES, share))
         self._dims[component] = {name: known.get(name, []) for name in self.watched.get(component, {})}
         present = {value.name for value in (*graph.output, *graph.input)}
         graph.output.extend(
@@ -87,18 +94,20 @@ class ObservingSession:
         return results
 
     def _parts(self, component: str, inputs: Mapping[str, np.ndarray]) -> Iterator[Mapping[str, np.ndarray]]:
-        """The call as it is, or where what is watched needs more than CHUNK_BYTES, with fewer of the batch at a time:
+        """The call as it is, or where what is watched needs more memory than it may, with fewer of the batch at a time:
         that costs little, while one chunk more costs another run of the whole model."""
         lengths = self._lengths(component, inputs)
-        ports = (*self._inputs[component].values(), *self._outputs[component].values())
+        batched = {name for name, dims in self._inputs[component].items() if "batch" in dims}
+        ports = (*(self._inputs[component][name] for name in batched), *self._outputs[component].values())
         rows = lengths.get("batch", 1) if all(dims[:1] == ["batch"] for dims in ports) else 1
         total = sum(_bytes(dims, lengths) for dims in self._dims[component].values())
-        pieces = min(rows, -(-total // CHUNK_BYTES))
+        pieces = min(rows, -(-total // self._most[component]))
         if pieces < 2:
             yield inputs
             return
         for kept in np.array_split(np.arange(rows), pieces):
-            yield {name: array[kept[0] : kept[-1] + 1] for name, array in inputs.items()}
+            part = slice(kept[0], kept[-1] + 1)
+            yield {name: array[part] if name in batched else array for name, array in inputs.items()}
 
     def _rows(
         self, component: str, name: str, values: np.ndarray, inputs: Mapping[str, np.ndarray]
@@ -117,7 +126,7 @@ class ObservingSession:
         total = 0
         for name, dims in self._dims[component].items():
             size = _bytes(dims, lengths)
-            if chunk and total + size > CHUNK_BYTES:
+            if chunk and total + size > self._most[component]:
                 yield chunk
                 chunk, total = [], 0
             chunk.append(name)
@@ -129,12 +138,8 @@ class ObservingSession:
         return ports.keys() == inputs.keys() and all(inputs[name].ndim == len(dims) for name, dims in ports.items())
 
     def _lengths(self, component: str, inputs: Mapping[str, np.ndarray]) -> dict[str, int]:
-        return {
-            dim: length
-            for name, dims in self._inputs[component].items()
-            for dim, length in zip(dims, inputs[name].shape, strict=True)
-            if isinstance(dim, str)
-        }
+        ports = [{"name": name, "dims": dims} for name, dims in self._inputs[component].items()]
+        return lengths_of(ports, {name: array.shape for name, array in inputs.items()})
 
 
 def _used(dims: list[Dim], shape: tuple[int, ...], inputs: Mapping[str, np.ndarray]) -> np.ndarray | None:

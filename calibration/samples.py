@@ -1,11 +1,12 @@
 """The data a model is calibrated on, run the way it is used: requests through the pipeline with its preprocessing and
-its generation, caches included, or calls of components with ready-made tensors."""
+its generation, caches included; texts through the scheduler that makes images of them; or calls of components with
+ready-made tensors."""
 
 import hashlib
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,15 +16,20 @@ from ..exporter.bundle import Bundle, sha256_file
 from ..exporter.data import Request
 from ..exporter.datasets import open_dataset
 from ..exporter.errors import InputError
+from ..exporter.make_images import require_texts
 from ..exporter.parity.samples import read_samples
 from ..exporter.pipeline import Settings
 from ..exporter.pipelines import makes_images, pipeline_from
 from ..exporter.run import read_npz
 from ..exporter.session import Arrays, Session
+from .image_samples import SETTINGS, TRIED, ImageSamples
 
 DEFAULT_SAMPLES = 256
+# An image is the work of many rows, and shows as many.
+DEFAULT_IMAGES = 32
 FEWEST = 8
 BATCH = 8
+_TRIED_IMAGES = 4
 
 Call = tuple[str, Mapping[str, np.ndarray]]
 Data = Path | str | Iterable[Request] | Iterable[Call] | None
@@ -39,32 +45,45 @@ class Play(Protocol):
 
 
 @dataclass(frozen=True)
+class Trial:
+    """What layers are judged by where recorded calls would not do, because what is between them carries errors on:
+    outputs by name that `make` gives anew of the first so many samples. samples is how many of them are enough, share
+    the work of one beside that of playing it."""
+
+    make: Callable[[Session, int], Sequence[tuple[str, np.ndarray]]]
+    samples: int
+    share: float
+
+
+@dataclass(frozen=True)
 class Samples:
-    """Samples in their order. digest identifies them, by content; requests are those with texts, empty for calls."""
+    """Samples in their order. digest identifies them, by content; requests are those that are answered; settings say
+    how they are run, where that is a choice."""
 
     kind: str
     count: int
     digest: str
     play: Play
     requests: Sequence[Request] = ()
+    trial: Trial | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def description(self) -> dict[str, Any]:
         """For scale files and reports."""
-        return {"kind": self.kind, "samples": self.count, "sha256": self.digest}
+        return {"kind": self.kind, "samples": self.count, "sha256": self.digest, **self.settings}
 
 
 def open_samples(bundle: Bundle, data: Data, count: int | None, seed: int) -> Samples:
-    """At most `count` samples (None: DEFAULT_SAMPLES) of `data`, drawn by `seed`, in their order.
+    """At most `count` samples (None: DEFAULT_SAMPLES, or DEFAULT_IMAGES) of `data`, drawn by `seed`, in their order.
 
     data is a JSONL file, a ScienceQA folder, a folder of npz files (`<component>/*.npz`, arrays by input name), an
     iterable of requests or of (component, arrays), or None: the bundle's own questions. Raises InputError for data that
-    is none of these, or has fewer than FEWEST samples (the bundle's own excepted).
+    is none of these, or has fewer than FEWEST samples (the bundle's own excepted); MissingPackage where images are to
+    be made without diffusers.
     """
-    if makes_images(bundle.manifest):
-        raise InputError(f"{bundle.root} makes images of texts: this version calibrates what gives answers.")
     if count is not None and count < 1:
         raise InputError(f"samples is {count}; it must be at least 1.")
-    wanted = count or DEFAULT_SAMPLES
+    wanted = count or (DEFAULT_IMAGES if makes_images(bundle.manifest) else DEFAULT_SAMPLES)
     if data is None:
         requests = [request for request, _ in read_samples(bundle)]
         if not requests:
@@ -75,9 +94,9 @@ def open_samples(bundle: Bundle, data: Data, count: int | None, seed: int) -> Sa
             return _of_files(Path(data), bundle, wanted, seed)
         dataset = open_dataset(data)
         settings = None if not dataset.single_pass else Settings(max_new_tokens=1)
-        drawn = _of_requests(bundle, Path(data).name, list(dataset.requests()), wanted, seed, settings)
-        _require(drawn.count, str(data))
-        return drawn
+        every = list(dataset.requests())
+        _require(len(every), str(data))
+        return _of_requests(bundle, Path(data).name, every, wanted, seed, settings)
     held = list(data)
     _require(len(held), "the iterable")
     if all(isinstance(one, Request) for one in held):
@@ -100,6 +119,8 @@ def _of_requests(
     bundle: Bundle, kind: str, every: Sequence[Request], wanted: int, seed: int, settings: Settings | None = None
 ) -> Samples:
     requests = _drawn(every, wanted, seed)
+    if makes_images(bundle.manifest):
+        return _of_texts(bundle, kind, requests, seed)
 
     def play(session: Session, skip: int = 0, batch: int = BATCH) -> Iterator[int]:
         pipeline = pipeline_from(session, bundle.manifest, bundle.root, precision="fp32")
@@ -110,6 +131,14 @@ def _of_requests(
             yield done
 
     return Samples(kind, len(requests), _requests_digest(requests), play, requests)
+
+
+def _of_texts(bundle: Bundle, kind: str, requests: Sequence[Request], seed: int) -> Samples:
+    require_texts(requests, kind)
+    images = ImageSamples(bundle, requests, seed)
+    digest = hashlib.sha256(f"{_requests_digest(requests)} {images.settings()}".encode()).hexdigest()
+    trial = Trial(images.make, min(_TRIED_IMAGES, len(requests)), TRIED.steps / SETTINGS.steps)
+    return Samples(kind, len(requests), digest, images.play, trial=trial, settings=images.settings())
 
 
 def _requests_digest(requests: Iterable[Request]) -> str:

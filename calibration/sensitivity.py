@@ -18,6 +18,7 @@ from .damage import Damage, damage
 from .each_component import EachComponent
 from .layers import find_layers
 from .publish import write_variant
+from .remade import Remade
 from .samples import Samples
 from .scales import Scales
 from .tape import Tape
@@ -63,14 +64,9 @@ class Judge:
     def __init__(self, graphs: Mapping[str, Path], samples: Samples, folder: Path) -> None:
         """folder takes the variants."""
         self._graphs, self._folder, self._number = graphs, folder, 0
-        self._tape = Tape(EachComponent(self._sessions()))
-        # The calls that were made when so many samples were done.
-        self._calls: dict[int, int] = {}
-        for done in samples.play(self._tape, batch=AT_ONCE):
-            self._calls[done] = len(self._tape)
-            if done >= JUDGED:
-                break
-        self._tape.close()
+        recording = EachComponent(self._sessions())
+        self._recorded = Remade(samples.trial, recording) if samples.trial else _taped(samples, recording)
+        del recording
         self._plain = self._sessions()
 
     def _sessions(self) -> dict[str, Session]:
@@ -79,14 +75,13 @@ class Judge:
 
     def alone(self, scales: Scales, component: str, layer: str, samples: int = JUDGED) -> Damage:
         """With one layer quantized, on so many samples."""
-        calls = next((calls for done, calls in self._calls.items() if done >= samples), None)
-        found = damage(self._tape.replay(self._session(scales, {component: layer}), calls))
+        found = damage(self._recorded.replay(self._session(scales, {component: layer}), samples))
         shutil.rmtree(self._folder / str(self._number), ignore_errors=True)
         return found
 
     def whole(self, scales: Scales) -> Damage:
         """With all layers that `scales` has."""
-        return damage(self._tape.replay(self.session(scales)))
+        return damage(self._recorded.replay(self.session(scales)))
 
     def session(self, scales: Scales) -> Session:
         """The model with all layers that `scales` has quantized, the rest in float32."""
@@ -103,6 +98,16 @@ class Judge:
         return EachComponent(sessions)
 
 
+def _taped(samples: Samples, session: Session) -> Tape:
+    tape = Tape(session)
+    for done in samples.play(tape, batch=AT_ONCE):
+        tape.mark(done)
+        if done >= JUDGED:
+            break
+    tape.close()
+    return tape
+
+
 def rank(
     graphs: Mapping[str, Path],
     scales: Scales,
@@ -117,8 +122,10 @@ def rank(
     the layers of the best SQNR get none, and come last."""
     judge = Judge(graphs, samples, folder)
     layers = sorted(_layers(scales), key=lambda one: _sqnr(scales, *one))
-    judged, count = affordable(len(layers), sum(rows.get(name, 0.0) * _numbers(path) for name, path in graphs.items()))
-    if judged < JUDGED:
+    most, share = (samples.trial.samples, samples.trial.share) if samples.trial else (JUDGED, 1.0)
+    each = share * sum(rows.get(name, 0.0) * _numbers(path) for name, path in graphs.items())
+    judged, count = affordable(len(layers), each, most)
+    if judged < most or count < len(layers):
         progress.note(_shortened(judged, count, len(layers)))
     measured = []
     with progress.stage("rank layers", count, "layers") as advance:
@@ -129,20 +136,21 @@ def rank(
     return [*measured, *(LayerDamage(*one, None) for one in layers[count:])], judge
 
 
-def affordable(layers: int, multiplications: float) -> tuple[int, int]:
+def affordable(layers: int, multiplications: float, most: int = JUDGED) -> tuple[int, int]:
     """On how many samples the damage of each layer is measured, and of how many layers, by the multiplications that one
-    sample takes: JUDGED samples where that is not too much, down to AT_ONCE, and only then fewer layers."""
-    for judged in range(JUDGED, 0, -AT_ONCE):
+    sample takes: `most` samples where that is not too much, down to AT_ONCE, and only then fewer layers."""
+    for judged in range(most, 0, -AT_ONCE):
         if layers * judged * multiplications <= MULTIPLICATIONS:
             return judged, layers
-    return AT_ONCE, int(MULTIPLICATIONS / (AT_ONCE * multiplications))
+    fewest = min(AT_ONCE, most)
+    return fewest, int(MULTIPLICATIONS / (fewest * multiplications))
 
 
 def _shortened(judged: int, count: int, layers: int) -> str:
     if not count:
         return "the model is too large to run it for a layer: layers are ranked by SQNR."
     which = "each layer" if count == layers else f"the {count} of {layers} layers of least SQNR"
-    return f"the model is large: the damage of {which} is measured on {judged} samples, not {JUDGED}."
+    return f"the model is large: the damage of {which} is measured on {judged} samples."
 
 
 def _layers(scales: Scales) -> list[tuple[str, str]]:
@@ -161,7 +169,9 @@ def _numbers(path: Path) -> int:
 def require_answers(budget: Budget, samples: Samples) -> None:
     """Raise InputError where the budget is in points of accuracy, which the samples cannot be judged by."""
     if budget.points and not answered(samples):
-        raise InputError("a budget in points of accuracy needs samples with answers.")
+        raise InputError(
+            "a budget in points of accuracy needs samples with answers; a relative error such as 0.05 needs none."
+        )
 
 
 def answered(samples: Samples) -> list[Request]:

@@ -31,6 +31,8 @@ class Tape:
         self._calls: list[_Call] = []
         self._made: dict[int, tuple[int, str]] = {}
         self._alive: list[np.ndarray] = []
+        # The calls that were made when so many samples were done.
+        self._marks: dict[int, int] = {}
 
     def run(self, component: str, inputs: Mapping[str, np.ndarray], outputs: list[str] | None = None) -> Arrays:
         """See Session.run."""
@@ -43,6 +45,10 @@ class Tape:
             self._made[id(array)] = (number, name)
             self._alive.append(array)
         return results
+
+    def mark(self, samples: int) -> None:
+        """Say that so many samples are done."""
+        self._marks[samples] = len(self._calls)
 
     def close(self) -> None:
         """The recording is complete: forget what only later calls could have asked for, and the session."""
@@ -57,11 +63,10 @@ class Tape:
         self._alive.clear()
         del self._session
 
-    def __len__(self) -> int:
-        return len(self._calls)
-
-    def replay(self, session: Session, calls: int | None = None) -> list[tuple[str, np.ndarray, np.ndarray]]:
-        """Every final output of the first `calls` (None: all) by name: what it is now and what it was in float32."""
+    def replay(self, session: Session, samples: int | None = None) -> list[tuple[str, np.ndarray, np.ndarray]]:
+        """Every final output of the first `samples` (None: all), or a few more, by name: what it is now and what it was
+        in float32."""
+        calls = next((calls for done, calls in self._marks.items() if samples and done >= samples), None)
         last_use = {link: number for number, call in enumerate(self._calls) for link in call.linked.values()}
         held: dict[tuple[int, str], np.ndarray] = {}
         found = []

@@ -2,12 +2,17 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from memvp_export.examples import random_diffusion
 from memvp_export.exporter.data import Request
 from PIL import Image
+
+# The smallest U-Net with attention, of the kind of Stable Diffusion 2.
+DIFFUSION = replace(random_diffusion.PRESETS["second"], text_layers=1, attended=0, levels=1, vae_levels=1)
 
 
 @pytest.fixture(scope="session")

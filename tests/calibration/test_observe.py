@@ -48,6 +48,7 @@ def test_a_large_call_runs_in_fewer_rows_not_more_often(
     # As if the tensors that are watched in the decoder, the larger component, had room for two rows of four.
     most = 2 * max(len(tensors) for tensors in whole.observers.values())
     monkeypatch.setattr(observe, "CHUNK_BYTES", most)
+    monkeypatch.setattr(observe, "_MOST_BYTES", most)
     parted = _Watched(opened, asked, tmp_path / "parted", monkeypatch)
     assert whole.runs < parted.runs <= 2 * whole.runs
     assert parted.answers == whole.answers

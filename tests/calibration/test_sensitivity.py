@@ -37,7 +37,7 @@ def test_a_large_model_has_its_layers_of_least_sqnr_measured(
             notes.append(message)
 
     root = Path(shutil.copytree(bundle_of("fp32"), tmp_path / "bundle"))
-    monkeypatch.setattr(sensitivity, "affordable", lambda layers, multiplications: (AT_ONCE, 5))
+    monkeypatch.setattr(sensitivity, "affordable", lambda layers, multiplications, most: (AT_ONCE, 5))
     report = calibrate(root, questions, "int8", rest="fp32", samples=8, exclude=LEFT, progress=Told())
     quantized = [row for row in report.layers if row.reason is None]
     measured, others = quantized[:5], quantized[5:]
