@@ -1,5 +1,6 @@
 """The C++ runtime, compiled once: what was compiled before is kept between runs in the user's cache."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -26,13 +27,22 @@ class Compiler:
         self.program = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
         self.folder, self._kept = folder, cache_folder() / "runtime-tests"
 
-    def objects(self, sources: Sequence[Path], options: Sequence[str] = ()) -> list[Path]:
-        """The compiled sources; skips where there is no compiler."""
+    def part(self, name: str, options: Sequence[str] = ()) -> Path:
+        """A part of the library, "host" or "engine", compiled in one piece: most of the time goes into the standard
+        library's headers."""
+        sources = sorted((RUNTIME / "src" / name).glob("*.cpp"))
+        whole = self.folder / f"{name}_part.cpp"
+        whole.write_text("".join(f'#include "{source}"\n' for source in sources))
+        told = [digest(source) for source in sources]
+        return self.objects([whole], options, told)[0]
+
+    def objects(self, sources: Sequence[Path], options: Sequence[str] = (), beside: Sequence[str] = ()) -> list[Path]:
+        """The compiled sources; skips where there is no compiler. beside: digests of what they include."""
         if not self.program:
             pytest.skip("no C++ compiler: neither CXX nor g++ nor clang++")
         version = subprocess.run([self.program, "--version"], capture_output=True, text=True).stdout
-        headers = [*RUNTIME.rglob("*.h"), *HERE.glob("*.h")]
-        told = [version, *STRICT, *options, *(digest(path) for path in sorted(headers))]
+        headers = [*RUNTIME.rglob("*.h"), *HERE.rglob("*.h")]
+        told = [version, *STRICT, *options, *beside, *(digest(path) for path in sorted(headers))]
         with ThreadPoolExecutor(2) as threads:
             return list(threads.map(lambda source: self._object(source, options, told), sources))
 
@@ -43,18 +53,24 @@ class Compiler:
     def _object(self, source: Path, options: Sequence[str], told: Sequence[str]) -> Path:
         key = hashlib.sha256(json.dumps([*told, digest(source)]).encode()).hexdigest()[:32]
         kept = self._kept / f"{source.stem}-{key}.o"
+        self._kept.mkdir(parents=True, exist_ok=True)
+        # Test processes side by side need the same objects.
+        with self._kept.joinpath(f".{source.stem}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._compile(source, options, kept)
+        return kept
+
+    def _compile(self, source: Path, options: Sequence[str], kept: Path) -> None:
         if not kept.is_file():
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            made = self.folder / f"{source.stem}-{key}.o"
+            made = self.folder / kept.name
             include = ["-I", RUNTIME / "include", "-I", RUNTIME / "src/host", "-I", HERE]
             words = [self.program, *STRICT, *include, *options, "-c", source, "-o", made]
             done = subprocess.run(list(map(str, words)), capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
-            # Whole or not at all: other test processes look for it too.
+            # Whole or not at all.
             whole = kept.with_name(f".{kept.name}.{os.getpid()}")
             shutil.copyfile(made, whole)
             whole.replace(kept)
-        return kept
 
 
 def digest(path: Path) -> str:
@@ -100,15 +116,36 @@ def compiler(tmp_path_factory: pytest.TempPathFactory) -> Compiler:
 
 
 @pytest.fixture(scope="session")
-def host_objects(compiler: Compiler) -> list[Path]:
+def host_part(compiler: Compiler) -> Path:
     """The host part of the library, which needs neither CUDA nor TensorRT."""
-    return compiler.objects(sorted((RUNTIME / "src/host").glob("*.cpp")))
+    return compiler.part("host")
 
 
 @pytest.fixture(scope="session")
-def host(compiler: Compiler, host_objects: list[Path]) -> Iterator[Callable[..., Any]]:
+def host(compiler: Compiler, host_part: Path) -> Iterator[Callable[..., Any]]:
     """The host part, called through host_probe.cpp: host("open", root=..., verify=False). Raises Refused."""
-    objects = [*host_objects, *compiler.objects([HERE / "host_probe.cpp"])]
+    objects = [host_part, *compiler.objects([HERE / "host_probe.cpp"])]
     probe = Probe([compiler.link(compiler.folder / "host_probe", objects)])
     yield probe
     probe.close()
+
+
+@pytest.fixture(scope="session")
+def engine_program(compiler: Compiler, host_part: Path) -> Path:
+    """The whole library over the fake TensorRT and CUDA of `fakes`, with engine_probe.cpp."""
+    faked = ["-I", str(HERE / "fakes")]
+    objects = compiler.objects([*sorted((HERE / "fakes").glob("*.cpp")), HERE / "engine_probe.cpp"], faked)
+    objects += [host_part, compiler.part("engine", faked)]
+    return compiler.link(compiler.folder / "engine_probe", objects, ["-pthread", "-ldl"])
+
+
+@pytest.fixture
+def engines(engine_program: Path) -> Iterator[Callable[..., Any]]:
+    """The library over fake engines, in a process of the test's own; see engine_probe.cpp for what it can be asked.
+    Raises Refused. Everything was given back when it ends, or the test fails."""
+    probe = Probe([engine_program])
+    yield probe
+    probe("close")
+    buffers, _, streams, _ = probe("held")
+    probe.close()
+    assert (buffers, streams) == (0, 0)

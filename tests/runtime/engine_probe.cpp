@@ -73,8 +73,7 @@ Actions const kACTIONS{
             for (auto const& [name, given] : asked.at("images").members())
             {
                 bytes.push_back(readFile(given.at("rgb").string()));
-                images.push_back({reinterpret_cast<std::uint8_t const*>(bytes.back().data()),
-                    static_cast<int>(given.at("height").integer()), static_cast<int>(given.at("width").integer()), 0});
+                images.push_back(imageOf(given, bytes.back()));
                 names.push_back(name);
             }
             auto const seen = laneOf(asked).see(images);
@@ -91,12 +90,12 @@ Actions const kACTIONS{
             auto const questions = questionsOf(asked);
             auto const settings = settingsOf(asked);
             std::vector<std::string> found(4);
+            Lane shared = gModel->lane();
             std::vector<std::thread> threads;
             for (std::size_t number = 0; number < found.size(); ++number)
             {
                 threads.emplace_back([&, number] {
                     // Two threads to a lane: one waits.
-                    static Lane shared = gModel->lane();
                     Lane own = gModel->lane();
                     found[number] = idsJson((number % 2 ? shared : own).answer(questions, settings));
                 });
@@ -112,6 +111,23 @@ Actions const kACTIONS{
             writeFile(asked.at("file").string(),
                 laneOf(asked).logits(questionsOf(asked), numbersOf(asked.at("positions"))));
             return std::string("null");
+        }},
+    {"classify",
+        [](Json const& asked) {
+            std::vector<std::string> kept;
+            auto const pairs = pairsOf(asked.at("pairs"), kept);
+            std::vector<std::string> words;
+            for (auto const& each : laneOf(asked).classify(pairs, asked.at("batch").integer()))
+            {
+                std::vector<std::string> logits;
+                for (auto const value : each.logits)
+                {
+                    logits.push_back(realText(value));
+                }
+                words.push_back("[" + std::to_string(each.index) + ", " + textJson(each.label) + ", ["
+                    + joined(logits) + "], " + (each.truncated ? "true" : "false") + "]");
+            }
+            return "[" + joined(words) + "]";
         }},
     {"run",
         [](Json const& asked) {

@@ -2,10 +2,13 @@
 #include "cache_plan.h"
 #include "choice.h"
 #include "closed_form.h"
+#include "elf.h"
 #include "memvp/bundle.h"
+#include "memvp/classify.h"
 #include "memvp/errors.h"
 #include "memvp/generate.h"
 #include "memvp/image.h"
+#include "plugin_info.h"
 #include "preflight.h"
 #include "probe.h"
 #include "sha256.h"
@@ -67,16 +70,6 @@ EngineFile fileOf(Json const& file)
     return made;
 }
 
-Image imageOf(Json const& given, std::string const& bytes)
-{
-    Image image;
-    image.rgb = reinterpret_cast<std::uint8_t const*>(bytes.data());
-    image.height = static_cast<int>(given.at("height").integer());
-    image.width = static_cast<int>(given.at("width").integer());
-    image.rowBytes = static_cast<std::size_t>(given.at("row_bytes").integer());
-    return image;
-}
-
 std::vector<std::vector<std::int64_t>> rowsOf(Json const& lists)
 {
     std::vector<std::vector<std::int64_t>> rows;
@@ -105,7 +98,8 @@ std::string answersJson(std::vector<Answer> const& answers, std::string const& l
 }
 
 Actions const kACTIONS{
-    {"canonical", [](Json const& asked) { return textJson(Json::parse(readFile(asked.at("file").string())).canonical()); }},
+    {"canonical",
+        [](Json const& asked) { return textJson(Json::parse(readFile(asked.at("file").string())).canonical()); }},
     {"repr", [](Json const& asked) { return textJson(asked.at("value").repr()); }},
     {"sha256", [](Json const& asked) { return textJson(sha256File(asked.at("file").string())); }},
     {"plain blocks",
@@ -134,7 +128,8 @@ Actions const kACTIONS{
         [](Json const& asked) {
             Preprocessing const made(asked.at("spec"));
             auto const bytes = readFile(asked.at("rgb").string());
-            auto const image = imageOf(asked, bytes);
+            auto image = imageOf(asked, bytes);
+            image.rowBytes = static_cast<std::size_t>(asked.at("row_bytes").integer());
             writeFile(asked.at("pixels").string(), made.pixels(image));
             writeFile(asked.at("mask").string(), made.mask(image));
             return listText({made.height(), made.width()});
@@ -143,6 +138,16 @@ Actions const kACTIONS{
         [](Json const& asked) {
             Preprocessing const made(asked.at("spec"));
             return listText({made.height(), made.width()});
+        }},
+    {"library fault", [](Json const& asked) { return textJson(libraryFault(asked.at("file").string())); }},
+    {"holds only",
+        [](Json const& asked) {
+            return std::string(holdsOnly(asked.at("engine").string(), asked.at("library").string()) ? "true" : "false");
+        }},
+    {"runs on",
+        [](Json const& asked) {
+            auto const info = pluginInfo(asked.at("file").string(), asked.at("said").string());
+            return std::string(info.runsOn(asked.at("capability").string()) ? "true" : "false");
         }},
     {"problems",
         [](Json const& asked) {
@@ -203,6 +208,19 @@ Actions const kACTIONS{
             }
             return "[" + joined(words) + "]";
         }},
+    {"classifier inputs",
+        [](Json const& asked) {
+            Classifier const made(asked.at("manifest"), asked.at("entry"));
+            std::vector<std::string> kept;
+            auto const pairs = pairsOf(asked.at("pairs"), kept);
+            std::vector<std::string> words;
+            for (auto const& [name, tensor] : made.inputs(pairs))
+            {
+                writeFile(asked.at("folder").string() + "/" + name, tensor.bytes);
+                words.push_back(textJson(name) + ": [" + textJson(tensor.dtype) + ", " + listText(tensor.shape) + "]");
+            }
+            return "{" + joined(words) + "}";
+        }},
     {"generate",
         [](Json const& asked) {
             auto const limits = decoderLimits(asked.at("manifest"), asked.at("entry"));
@@ -217,7 +235,8 @@ Actions const kACTIONS{
             auto const limits = decoderLimits(asked.at("manifest"), asked.at("entry"));
             ClosedForm decoder(asked.at("entry"), numbersOf(asked.at("visual")));
             auto const rows = rowsOf(asked.at("prompts"));
-            writeFile(asked.at("logits").string(), columnLogits(decoder, rows, numbersOf(asked.at("positions")), limits));
+            auto const positions = numbersOf(asked.at("positions"));
+            writeFile(asked.at("logits").string(), columnLogits(decoder, rows, positions, limits));
             return decoder.calls();
         }},
 };

@@ -1,6 +1,7 @@
 // What the probes have in common: one JSON object a line in, one a line out.
 #pragma once
 
+#include "memvp/classify.h"
 #include "memvp/errors.h"
 #include "memvp/json.h"
 #include "shapes.h"
@@ -28,7 +29,8 @@ template <typename Value>
 void writeFile(std::string const& path, std::vector<Value> const& values)
 {
     std::ofstream file(path, std::ios::binary);
-    file.write(reinterpret_cast<char const*>(values.data()), static_cast<std::streamsize>(values.size() * sizeof(Value)));
+    auto const size = static_cast<std::streamsize>(values.size() * sizeof(Value));
+    file.write(reinterpret_cast<char const*>(values.data()), size);
 }
 
 inline std::string textJson(std::string const& text)
@@ -68,6 +70,29 @@ inline std::string textOr(Json const& object, char const* name, std::string cons
 {
     auto const* const found = object.find(name);
     return found && found->isString() ? found->string() : otherwise;
+}
+
+inline Image imageOf(Json const& given, std::string const& bytes)
+{
+    return {reinterpret_cast<std::uint8_t const*>(bytes.data()), static_cast<int>(given.at("height").integer()),
+        static_cast<int>(given.at("width").integer()), 0};
+}
+
+// The bytes of the pictures are put into `kept`, and must stay there.
+inline std::vector<Pair> pairsOf(Json const& list, std::vector<std::string>& kept)
+{
+    kept.reserve(4 * list.array().size());
+    std::vector<Pair> pairs;
+    for (auto const& each : list.array())
+    {
+        pairs.push_back({numbersOf(each.at("ids")), {}});
+        for (auto const& picture : each.at("images").array())
+        {
+            kept.push_back(readFile(picture.at("rgb").string()));
+            pairs.back().images.push_back(imageOf(picture, kept.back()));
+        }
+    }
+    return pairs;
 }
 
 using Actions = std::map<std::string, std::function<std::string(Json const&)>>;

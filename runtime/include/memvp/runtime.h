@@ -2,13 +2,14 @@
 #pragma once
 
 #include "memvp/bundle.h"
+#include "memvp/classify.h"
 #include "memvp/errors.h"
 #include "memvp/generate.h"
 #include "memvp/image.h"
+#include "memvp/tensor.h"
 
 #include <cstdint>
 #include <filesystem>
-#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -29,8 +30,8 @@ struct ModelOptions
     int device = 0;
 };
 
-// What an image left in the model's memory: [v,d] on the device. Every lane of its model can be asked about it, as often
-// as wanted; vision does not run again. Nothing inside is for an app.
+// What an image left in the model's memory: [v,d] on the device. Every lane of its model can be asked about it, as
+// often as wanted; vision does not run again. Nothing inside is for an app.
 class SeenImage;
 using Seen = std::shared_ptr<SeenImage const>;
 
@@ -41,15 +42,6 @@ struct Question
     std::vector<std::int64_t> ids;
     Seen seen;
 };
-
-// A tensor in host memory, row-major: dtype as a manifest names it (float32, float16, bfloat16, int64, int32, bool).
-struct Tensor
-{
-    std::string dtype;
-    std::vector<std::int64_t> shape;
-    std::vector<unsigned char> bytes;
-};
-using Tensors = std::map<std::string, Tensor>;
 
 class Lane;
 
@@ -101,6 +93,10 @@ public:
     // Logits [B,K,V], float32, at the columns `positions` [B,K] of whole prompts, which run as one batch, padded on the
     // left to the longest.
     std::vector<float> logits(std::vector<Question> const& questions, std::vector<std::int64_t> const& positions);
+
+    // Classes of pairs of a text and images, or their scores, in the pairs' order; batch pairs run together, 0: as many
+    // as the engine takes, at most 8. For families that answer in one pass; it throws as `answer` does.
+    std::vector<Class> classify(std::vector<Pair> const& pairs, std::int64_t batch = 0);
 
     // One component of any family on tensors by name; all outputs, or those named. Throws InputError for wrong names,
     // shapes or dtypes.

@@ -74,11 +74,6 @@ void DeviceCache::append(CachePlan::Ports const& ports, Buffers& buffers, std::i
     }
     auto const held = static_cast<std::size_t>(mPlan.length()) * column;
     auto const fresh = static_cast<std::size_t>(columns) * column;
-    if (held == 0)
-    {
-        std::swap(buffers.past, buffers.present);
-        return;
-    }
     auto const pitch = held + fresh;
     auto* const joined = static_cast<char*>(buffers.joined.reserve(rows * pitch, true));
     mWorkspace.stream.copyRows(joined, pitch, buffers.past.get(), held, held, rows);

@@ -34,7 +34,7 @@ void DeviceDecoder::setVisual(Shape shape, void const* memory)
 
 void DeviceDecoder::begin(std::int64_t batch)
 {
-    mCache.begin(mExecution.engine(), batch);
+    withMemory("decoder", static_cast<std::size_t>(batch), [&] { mCache.begin(mExecution.engine(), batch); });
 }
 
 std::vector<float> DeviceDecoder::run(DecoderCall const& call)

@@ -38,7 +38,7 @@ public:
     }
 
     // Begin a call with these inputs by name, in the profile that holds their shapes. positions are the values of
-    // `position_ids`, where there is such an input. Throws InputError and NoProfile where the engine does not take them.
+    // `position_ids`, where there is such an input. Throws InputError or NoProfile where the engine does not take them.
     void begin(std::map<std::string, Bound> const& inputs, std::vector<std::int64_t> const& positions = {});
 
     // Of an output of the call.

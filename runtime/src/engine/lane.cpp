@@ -6,11 +6,20 @@
 #include "text.h"
 
 #include <algorithm>
+#include <iterator>
 #include <mutex>
 #include <optional>
 
 namespace memvp
 {
+
+namespace
+{
+
+char const* const kMODEL = "model";
+constexpr std::int64_t kUSUAL_BATCH = 8;
+
+} // namespace
 
 // What a lane holds. Contexts go before the memory that they know of: members are given back from the last one on.
 class Lane::Work
@@ -70,9 +79,44 @@ public:
         return columnLogits(decoderFor(questions), prompts(questions), positions, decoderLimitsHere());
     }
 
+    std::vector<Class> classify(std::vector<Pair> const& pairs, std::int64_t batch)
+    {
+        auto const lock = begin();
+        if (!mClassifier)
+        {
+            auto const& manifest = mModel->bundle.manifest();
+            mClassifier.emplace(manifest, mModel->engine(kMODEL)->entry());
+        }
+        auto const most = mClassifier->maxBatch();
+        if (batch > most || batch < 0)
+        {
+            throw InputError("batch is " + std::to_string(batch) + "; "
+                + (batch < 0 ? "it must be at least 1." : "the model takes at most " + std::to_string(most) + "."));
+        }
+        auto const size = static_cast<std::size_t>(batch ? batch : std::min(kUSUAL_BATCH, most));
+        std::vector<Class> found;
+        for (std::size_t begun = 0; begun < pairs.size(); begun += size)
+        {
+            auto const first = pairs.begin() + static_cast<std::ptrdiff_t>(begun);
+            auto const count = static_cast<std::ptrdiff_t>(std::min(size, pairs.size() - begun));
+            std::vector<Pair> const some(first, first + count);
+            auto const& output = mClassifier->output();
+            auto made = mClassifier->classes(some, compute(kMODEL, mClassifier->inputs(some), {output}).at(output));
+            std::move(made.begin(), made.end(), std::back_inserter(found));
+        }
+        return found;
+    }
+
     Tensors run(std::string const& component, Tensors const& inputs, std::vector<std::string> const& outputs)
     {
         auto const lock = begin();
+        return compute(component, inputs, outputs);
+    }
+
+private:
+    // See Lane::run; the lane is held already.
+    Tensors compute(std::string const& component, Tensors const& inputs, std::vector<std::string> const& outputs)
+    {
         auto const engine = mModel->engine(component);
         auto& execution = mExecutions.try_emplace(component, engine, *mWorkspace).first->second;
         std::size_t rows = 1;
@@ -89,6 +133,10 @@ public:
             }
         }
         std::vector<std::string> wanted = outputs;
+        for (auto const& name : outputs)
+        {
+            engine->port(name, false);
+        }
         for (auto const& port : engine->entry().at("outputs").array())
         {
             if (outputs.empty())
@@ -131,7 +179,6 @@ public:
         return found;
     }
 
-private:
     static bool isInPlace(Json const& entry)
     {
         auto const& cache = entry.at("cache");
@@ -140,7 +187,8 @@ private:
 
     static void checkTensor(std::string const& name, Tensor const& tensor, Port const& port)
     {
-        bool const whole = std::all_of(tensor.shape.begin(), tensor.shape.end(), [](auto length) { return length >= 0; })
+        auto const& shape = tensor.shape;
+        bool const whole = std::all_of(shape.begin(), shape.end(), [](auto length) { return length >= 0; })
             && bytesOf(tensor.shape, port.size) == tensor.bytes.size();
         if (tensor.dtype != port.dtype)
         {
@@ -197,7 +245,7 @@ private:
         std::vector<Seen> found;
         for (auto const& made : mVision->see(images))
         {
-            made->owner = mModel.get();
+            made->model = mModel->number;
             found.push_back(made);
         }
         return found;
@@ -231,7 +279,7 @@ private:
             for (std::size_t index = 0; index < questions.size(); ++index)
             {
                 auto const& image = questions[index].seen ? questions[index].seen : nothingSeen();
-                if (image->owner != mModel.get() || image->size != row)
+                if (image->model != mModel->number || image->size != row)
                 {
                     throw InputError("question " + std::to_string(index)
                         + " is about an image that another model saw: let this one see it.");
@@ -256,6 +304,7 @@ private:
     std::shared_ptr<Model::State const> mModel;
     std::mutex mMutex;
     std::optional<DecoderLimits> mLimits;
+    std::optional<Classifier> mClassifier;
     std::optional<Workspace> mWorkspace;
     DeviceBuffer mVisual;
     Seen mNothing;
@@ -297,6 +346,11 @@ Answer Lane::answer(Question const& question, Settings const& settings)
 std::vector<float> Lane::logits(std::vector<Question> const& questions, std::vector<std::int64_t> const& positions)
 {
     return mWork->logits(questions, positions);
+}
+
+std::vector<Class> Lane::classify(std::vector<Pair> const& pairs, std::int64_t batch)
+{
+    return mWork->classify(pairs, batch);
 }
 
 Tensors Lane::run(std::string const& component, Tensors const& inputs, std::vector<std::string> const& outputs)

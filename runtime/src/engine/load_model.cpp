@@ -6,13 +6,15 @@
 #include "tensorrt.h"
 #include "text.h"
 
+#include <atomic>
+
 namespace memvp
 {
 namespace
 {
 
-// What this machine has, looked at when it is first needed. Without a plugin in an engine nothing is asked of the plugin
-// library here, whose code that would run.
+// What this machine has, looked at when it is first needed. Without a plugin in an engine nothing is asked of the
+// plugin library here, whose code that would run.
 class Machine
 {
 public:
@@ -136,7 +138,8 @@ std::shared_ptr<Engine const> Model::State::engine(std::string const& component)
 
 std::shared_ptr<Model::State const> loadModel(std::filesystem::path const& folder, ModelOptions const& options)
 {
-    auto state = std::make_shared<Model::State>(Model::State{Bundle::open(folder), options.device, {}, {}});
+    static std::atomic<std::uint64_t> opened{0};
+    auto state = std::make_shared<Model::State>(Model::State{Bundle::open(folder), options.device, ++opened, {}, {}});
     auto const& bundle = state->bundle;
     auto const precision
         = options.precision.empty() ? bundle.manifest().at("precision").string() : options.precision;
@@ -149,7 +152,8 @@ std::shared_ptr<Model::State const> loadModel(std::filesystem::path const& folde
         state->engines[component] = load(bundle, entry, machine, options.trustBundle);
         files.push_back(entry.at("file").string() + " (" + entry.at("lowering").string() + ")");
     }
-    state->described = "the engines that run, for " + chosen.front().second.at("target").string() + ": " + joined(files);
+    auto const& target = chosen.front().second.at("target").string();
+    state->described = "the engines that run, for " + target + ": " + joined(files);
     return state;
 }
 

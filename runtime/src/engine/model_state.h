@@ -4,6 +4,7 @@
 #include "engine.h"
 #include "memvp/runtime.h"
 
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <optional>
@@ -16,6 +17,8 @@ struct Model::State
 {
     Bundle bundle;
     int device;
+    // Of all models that this process has opened, this one.
+    std::uint64_t number;
     std::map<std::string, std::shared_ptr<Engine const>> engines;
     std::string described;
 

@@ -30,7 +30,7 @@ Vision::Vision(std::shared_ptr<Engine const> engine, Json const& preprocessing, 
         if (auto const& port = mExecution.engine().port(name, true); port.dtype != "float32")
         {
             throw InputError(
-                std::string("the engine of vision takes ") + name + " as " + port.dtype + "; this version gives float32.");
+                std::string("the engine of vision takes ") + name + " as " + port.dtype + "; it gets float32 here.");
         }
     }
 }

@@ -6,6 +6,7 @@
 #include "memvp/image.h"
 #include "memvp/runtime.h"
 
+#include <cstdint>
 #include <memory>
 #include <vector>
 
@@ -18,8 +19,8 @@ class SeenImage
 public:
     DeviceBuffer rows;
     std::size_t size = 0;
-    // The model that saw it.
-    void const* owner = nullptr;
+    // The number of the model that saw it.
+    std::uint64_t model = 0;
 };
 
 class Vision

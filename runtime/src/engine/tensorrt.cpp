@@ -195,7 +195,8 @@ void loadPlugin(PluginInfo const& library, std::vector<std::string> const& opera
     {
         auto const said = tensorrtSaid();
         throw EnvironmentLack("tensorrt " + tensorrtVersion("") + " cannot load the plugin: " + library.path.string()
-            + " has no creator of " + joined(missing) + ". Build the library for this machine:  memvp-export plugin build"
+            + " has no creator of " + joined(missing)
+            + ". Build the library for this machine:  memvp-export plugin build"
             + (said.empty() ? "" : " TensorRT says: " + said));
     }
 }

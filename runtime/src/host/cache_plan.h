@@ -12,8 +12,8 @@
 namespace memvp
 {
 
-// The cache of one batch, empty at first. kCONCAT: the decoder gives the whole cache back; kDELTA: only the new columns,
-// which are appended; kIN_PLACE: past and present are one buffer of the cache's capacity, in which the decoder writes
+// The cache of one batch, empty at first. kCONCAT: the decoder gives the whole cache back; kDELTA: only the new
+// columns, which are appended; kIN_PLACE: past and present are one buffer of the cache's capacity, in which the decoder writes
 // behind what is held.
 class CachePlan
 {
@@ -36,7 +36,7 @@ public:
     // Of a single pass.
     CachePlan() = default;
 
-    // Of an engine's entry, or one of the manifest's `components`. Throws InputError where its parts do not fit together.
+    // Of an engine's entry, or one of the manifest's `components`. Throws InputError where its parts do not fit.
     CachePlan(Json const& component, std::int64_t batch);
 
     // One for each key and each value; none where the decoder serves a single pass.

@@ -1,5 +1,5 @@
-// Dimensions of tensors as manifests write them: a number, a name, or a sum of names such as "past_sequence + sequence",
-// where a name may be there many times: "8*height".
+// Dimensions of tensors as manifests write them: a number, a name, or a sum of names such as
+// "past_sequence + sequence", where a name may be there many times: "8*height".
 #pragma once
 
 #include "memvp/json.h"

@@ -166,8 +166,8 @@ std::vector<Answer> generate(
             }
         }
         answers[row].truncated = prompts[row].size() > room;
-        rows.emplace_back(
-            prompts[row].begin(), prompts[row].begin() + static_cast<std::ptrdiff_t>(std::min(prompts[row].size(), room)));
+        auto const kept = static_cast<std::ptrdiff_t>(std::min(prompts[row].size(), room));
+        rows.emplace_back(prompts[row].begin(), prompts[row].begin() + kept);
     }
     if (rows.empty())
     {

@@ -154,7 +154,9 @@ void Json::write(std::string& text, std::string_view leftOut) const
     case Type::kBOOL: text += mBool ? "true" : "false"; return;
     case Type::kINTEGER: text += mText; return;
     case Type::kREAL:
-        text += std::isnan(mReal) ? "NaN" : std::isinf(mReal) ? (mReal < 0 ? "-Infinity" : "Infinity") : realText(mReal);
+        text += std::isnan(mReal) ? "NaN"
+            : std::isinf(mReal)   ? (mReal < 0 ? "-Infinity" : "Infinity")
+                                  : realText(mReal);
         return;
     case Type::kSTRING: appendString(text, mText); return;
     case Type::kARRAY:

@@ -107,7 +107,7 @@ std::int64_t batchSize(Settings const& settings, DecoderLimits const& limits)
     if (size > limits.maxBatch)
     {
         throw InputError("batch is " + std::to_string(size) + "; the decoder takes at most "
-            + std::to_string(limits.maxBatch) + ".");
+            + std::to_string(limits.maxBatch) + " rows.");
     }
     if (settings.maxNewTokens >= limits.maxSequence)
     {

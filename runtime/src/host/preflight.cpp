@@ -95,8 +95,8 @@ std::string gpuProblem(Json const& entry, Environment const& here)
     auto const& gpu = *here.gpu;
     if (majorOf(gpu.driver) < majorOf(gpu.runtime))
     {
-        return "the driver of " + gpu.name + " supports CUDA " + gpu.driver + ", the CUDA runtime here is " + gpu.runtime
-            + ": install a newer driver, or TensorRT for CUDA " + std::to_string(majorOf(gpu.driver));
+        return "the driver of " + gpu.name + " supports CUDA " + gpu.driver + ", the CUDA runtime here is "
+            + gpu.runtime + ": install a newer driver, or TensorRT for CUDA " + std::to_string(majorOf(gpu.driver));
     }
     auto const& built = entry.at("gpu");
     // Engines that are made without a GPU are finished on the one that runs them.
@@ -190,8 +190,8 @@ std::string memoryProblem(Json const& entry, Environment const& here, EngineFile
     }
     auto const beside
         = further ? " and " + mib(further) + (here.activations ? " more" : "") + " for activations" : std::string();
-    return "it needs " + mib(file.size) + " for weights" + beside + ", " + here.gpu->name + " has " + mib(here.gpu->free)
-        + " free of " + mib(here.gpu->memory)
+    return "it needs " + mib(file.size) + " for weights" + beside + ", " + here.gpu->name + " has "
+        + mib(here.gpu->free) + " free of " + mib(here.gpu->memory)
         + ": end other programs, or build it in a smaller precision or for smaller shapes";
 }
 

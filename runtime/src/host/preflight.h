@@ -59,8 +59,8 @@ struct EngineFile
     std::optional<bool> knownCode;
 };
 
-// Why the engine cannot be loaded: what it was built with, what is here, and the fix; empty where it can. trusted allows
-// host code that is not the installed plugin's.
+// Why the engine cannot be loaded: what it was built with, what is here, and the fix; empty where it can. trusted
+// allows host code that is not the installed plugin's.
 std::vector<std::string> problems(
     Json const& entry, Environment const& here, EngineFile const& file, bool trusted = false);
 

@@ -26,8 +26,8 @@ void checkColumns(Json const& entry, Shapes const& shapes, std::vector<std::int6
 // The lengths of the named dimensions: where a name stands alone, else what its sum with known ones leaves for it.
 Lengths lengthsOf(Json const& ports, Shapes const& shapes);
 
-// The index of the profile that holds the shapes: the one in which the fewest dimensions vary, then that of the smallest
-// shapes. Throws NoProfile with each profile's ranges.
+// The index of the profile that holds the shapes: the one in which the fewest dimensions vary, then that of the
+// smallest shapes. Throws NoProfile with each profile's ranges.
 int chooseProfile(Json const& entry, Shapes const& shapes);
 
 struct Range

@@ -1,5 +1,5 @@
-// The part of TensorRT's interface that the C++ runtime calls, with the names and signatures of TensorRT 10.1 and later;
-// fake_tensorrt.cpp stands in for the library. That the real headers have the same is shown by compiling with them.
+// The part of TensorRT's interface that the C++ runtime calls, with the names and signatures of TensorRT 10.1 and
+// later; fake_tensorrt.cpp stands in for the library. That the real headers have the same is shown by compiling with them.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -7,8 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#define NV_TENSORRT_MAJOR 10
-#define NV_TENSORRT_MINOR 13
+#include "NvInferVersion.h"
 
 namespace nvinfer1
 {

@@ -1,5 +1,5 @@
-// TensorRT whose engines are text: the JSON of an entry in a manifest, with `activation` in bytes. They compute vision and
-// the decoder of closed_form.h, and are strict with whoever runs them.
+// TensorRT whose engines are text: the JSON of an entry in a manifest, with `activation` in bytes. They compute vision,
+// a classifier and the decoder of closed_form.h, and are strict with whoever runs them.
 #include "NvInferRuntime.h"
 #include "closed_form.h"
 #include "dims.h"
@@ -98,8 +98,13 @@ struct Tensor
     void put(std::size_t index, float value) const
     {
         auto* const place = data + index * kKINDS.at(dtype).size;
-        auto const half = halfOf(std::lround(value));
-        dtype == "float16" ? std::memcpy(place, &half, 2) : std::memcpy(place, &value, 4);
+        if (dtype == "float16")
+        {
+            auto const half = halfOf(std::lround(value));
+            std::memcpy(place, &half, 2);
+            return;
+        }
+        std::memcpy(place, &value, 4);
     }
 };
 using Tensors = std::map<std::string, Tensor>;
@@ -212,6 +217,39 @@ void computeDecoder(Tensors const& tensors, std::string const& kind)
                 // An image of this brightness is more than the model's precision bears.
                 logits.put((row * count + index) * vocabulary + token, image == 12 ? INFINITY : value);
             }
+        }
+    }
+}
+
+// Every place of a text and every bright sample of an image counts.
+void computeModel(Tensors const& tensors)
+{
+    auto const& ids = tensors.at("input_ids");
+    auto const& logits = tensors.at("logits");
+    auto const batch = static_cast<std::size_t>(ids.shape[0]);
+    auto const columns = static_cast<std::size_t>(ids.shape[1]);
+    for (std::size_t row = 0; row < batch; ++row)
+    {
+        std::int64_t sum = 0;
+        for (std::size_t at = row * columns; at < (row + 1) * columns; ++at)
+        {
+            sum += ids.at(at) * tensors.at("attention_mask").at(at) * static_cast<std::int64_t>(at - row * columns + 1);
+        }
+        for (auto const& [name, tensor] : tensors)
+        {
+            auto const size = tensor.count() / batch;
+            auto const weight = name.back() == '2' ? 5 : 3;
+            for (std::size_t at = row * size; at < (row + 1) * size && name.compare(0, 6, "pixel_") == 0; ++at)
+            {
+                float value = 0;
+                std::memcpy(&value, tensor.data + at * kKINDS.at(tensor.dtype).size, 4);
+                sum += weight * (tensor.dtype == "int64" ? tensor.at(at) : value > 0);
+            }
+        }
+        auto const classes = static_cast<std::size_t>(logits.shape[1]);
+        for (std::size_t index = 0; index < classes; ++index)
+        {
+            logits.put(row * classes + index, static_cast<float>(sum * static_cast<std::int64_t>(index + 2) % 31));
         }
     }
 }
@@ -396,7 +434,10 @@ private:
                 stop(name + " and its present should have one address in place, and two otherwise");
             }
         }
-        entry.at("component").string() == "vision" ? computeVision(tensors) : computeDecoder(tensors, kind);
+        auto const& component = entry.at("component").string();
+        component == "vision" ? computeVision(tensors)
+            : component == "model" ? computeModel(tensors)
+                                   : computeDecoder(tensors, kind);
     }
 
     Engine const& mEngine;
@@ -430,7 +471,8 @@ public:
         {
             // A library may lie behind the text.
             auto const entry = Json::parse(text.substr(0, text.find('\n')));
-            bool const carries = entry.at("plugin").is(Json::Type::kOBJECT) && entry.at("plugin").at("embedded").boolean();
+            auto const& plugin = entry.at("plugin");
+            bool const carries = plugin.is(Json::Type::kOBJECT) && plugin.at("embedded").boolean();
             if (carries && !gHostCode)
             {
                 complain("the engine holds host code, which is not allowed");
