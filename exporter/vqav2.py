@@ -12,6 +12,7 @@ from typing import Any
 
 from .data import Request, read_json
 from .errors import InputError
+from .image_features import SUFFIXES
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _BETWEEN_DIGITS = re.compile(r"\d,\d")
@@ -49,7 +50,8 @@ class VqaScore:
 def read_vqav2(questions: Path | str, images: Path | str, annotations: Path | str | None = None) -> Iterator[Request]:
     """Requests from v2_OpenEnded_mscoco_<split>_questions.json; ids are question ids, the text is the question.
 
-    images holds COCO_<split>_<12 digits>.jpg, or a folder <split> with them. With annotations, `answer` holds the ten
+    images holds COCO_<split>_<12 digits>.jpg, or a file of its features (see `image_features`) with the same name but
+    for its suffix, or a folder <split> with them. With annotations, `answer` holds the ten
     human answers. Raises InputError for files that are not the official ones and for missing images.
     """
     questions, images = Path(questions), Path(images)
@@ -69,11 +71,15 @@ def read_vqav2(questions: Path | str, images: Path | str, annotations: Path | st
 
 
 def _image(images: Path, split: str, number: int) -> Path:
-    name = f"COCO_{split}_{number:012d}.jpg"
-    for path in (images / name, images / split / name):
-        if path.is_file():
-            return path
-    raise InputError(f"the image {images / name} does not exist, and neither does {images / split / name}.")
+    name = f"COCO_{split}_{number:012d}"
+    for suffix in (".jpg", *SUFFIXES):
+        for path in (images / f"{name}{suffix}", images / split / f"{name}{suffix}"):
+            if path.is_file():
+                return path
+    raise InputError(
+        f"the image {images / name}.jpg does not exist, and neither does {images / split / name}.jpg, nor a file of "
+        f"its features ({', '.join(SUFFIXES)})."
+    )
 
 
 def _annotations(path: Path) -> dict[str, Mapping[str, Any]]:

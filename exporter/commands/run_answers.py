@@ -96,8 +96,10 @@ def _settings(bundle: "Bundle", flags: Mapping[str, Any]) -> "Settings":
     longest = flags["max_new_tokens"]
     if longest is None:
         longest = (bundle.manifest["generation"] or {"max_new_tokens": 1})["max_new_tokens"]
-    # What is drawn is not searched for.
-    beams = flags["beams"] or (1 if flags["temperature"] else beams_of(bundle.manifest))
+    beams = flags["beams"]
+    if beams is None:
+        # What is drawn is not searched for.
+        beams = 1 if flags["temperature"] else beams_of(bundle.manifest)
     return Settings(longest, flags["temperature"], flags["top_p"], flags["seed"], flags["batch"], beams)
 
 

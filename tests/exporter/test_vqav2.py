@@ -99,6 +99,13 @@ def test_images_below_their_split_and_test_dev(tmp_path: Path) -> None:
     assert next(read_vqav2(questions, nested)).image == nested / "test2015/COCO_test2015_000000000042.jpg"
 
 
+def test_features_may_stand_for_images(tmp_path: Path) -> None:
+    questions, images, _ = files(tmp_path)
+    image = images / "COCO_val2014_000000000042.jpg"
+    features = image.rename(image.with_suffix(".h5"))
+    assert next(read_vqav2(questions, images)).image == features
+
+
 def test_score(tmp_path: Path) -> None:
     annotations = files(tmp_path)[2]
     found = score({"7001": "two", "42000": "red"}, annotations)
