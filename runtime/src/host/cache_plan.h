@@ -13,8 +13,8 @@ namespace memvp
 {
 
 // The cache of one batch, empty at first. kCONCAT: the decoder gives the whole cache back; kDELTA: only the new
-// columns, which are appended; kIN_PLACE: past and present are one buffer of the cache's capacity, in which the decoder writes
-// behind what is held.
+// columns, which are appended; kIN_PLACE: past and present are one buffer of the cache's capacity, in which the decoder
+// writes behind what is held.
 class CachePlan
 {
 public:

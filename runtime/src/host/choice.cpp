@@ -83,8 +83,8 @@ std::vector<Json> present(std::vector<Json> const& entries, Bundle const& bundle
             auto const& precision = entry.at("precision").string();
             auto const path = bundle.path(entry.at("file").string());
             throw InputError(path.string() + " was built from another " + precision + " graph of " + component
-                + " than " + bundle.name() + " has now. Build it again with `memvp-export trt " + bundle.name() + " --" + precision
-                + "`.");
+                + " than " + bundle.name() + " has now. Build it again with `memvp-export trt " + bundle.name() + " --"
+                + precision + "`.");
         }
     }
     return kept;

@@ -1,5 +1,6 @@
 // The part of TensorRT's interface that the C++ runtime calls, with the names and signatures of TensorRT 10.1 and
-// later; fake_tensorrt.cpp stands in for the library. That the real headers have the same is shown by compiling with them.
+// later; fake_tensorrt.cpp stands in for the library. That the real headers have the same is shown by compiling with
+// them.
 #pragma once
 
 #include <cuda_runtime_api.h>
