@@ -16,7 +16,15 @@ from memvp_export.calibration import image_samples
 from memvp_export.calibration.calibrate import calibrate
 from memvp_export.calibration.modes import MODES
 from memvp_export.calibration.report import LayerRow, Report
-from memvp_export.examples import random_clip, random_diffusion, random_meter, random_source, random_vilt
+from memvp_export.examples import (
+    random_bart,
+    random_clip,
+    random_diffusion,
+    random_meter,
+    random_source,
+    random_t5,
+    random_vilt,
+)
 from memvp_export.exporter.bundle import Bundle
 from memvp_export.exporter.data import Request
 from memvp_export.exporter.engines.build import build_engines
@@ -36,11 +44,11 @@ SMALL = "smaller than 16: nothing is gained"
 
 @dataclass(frozen=True)
 class Family:
-    """A tiny model: `write` its source, what its samples are made of questions by, the products that are left and why
-    (as parts of their names), and how many lookups of the memory its engines leave to the plugin."""
+    """A tiny model: `write` its source, what its samples are made of questions by, given that folder, the products that
+    are left and why (as parts of their names), and how many lookups of the memory its engines leave to the plugin."""
 
     write: Callable[[Path], Any]
-    asked: Callable[[Request], Request]
+    asked: Callable[[Request, Path], Request]
     left: dict[str, str]
     lookups: int = 0
 
@@ -49,32 +57,44 @@ class Family:
 FAMILIES = {
     "memvp-llama": Family(
         lambda folder: random_source.write_source(folder, random_source.PRESETS["odd"]),
-        lambda one: one,
+        lambda one, folder: one,
         {"adapter_mlp": SMALL, "adapter_proj.fc2": LAST, "lm_head": LAST},
+        lookups=3,
+    ),
+    "memvp-bart": Family(
+        lambda folder: random_bart.write_source(folder, random_bart.PRESETS["odd"]),
+        lambda one, folder: replace(one, image=folder / "first.npy"),
+        {"adapter_proj.fc1": SMALL, "adapter_proj.fc2": SMALL},
+        lookups=3,
+    ),
+    "memvp-t5": Family(
+        lambda folder: random_t5.write_source(folder, random_t5.PRESETS["odd"]),
+        lambda one, folder: replace(one, image=folder / "first.npy"),
+        {"adapter_proj.fc1": SMALL, "adapter_proj.fc2": SMALL},
         lookups=3,
     ),
     "apt-vilt": Family(
         lambda folder: random_vilt.write_source(folder, replace(random_vilt.PRESETS["odd"], blocks=2)),
-        lambda one: one,
+        lambda one, folder: one,
         {"transformer/MatMul": ALONE, "vqa_classifier.3": LAST},
     ),
     "apt-meter": Family(
         lambda folder: random_meter.write_source(
             folder, replace(random_meter.PRESETS["odd"], layers=1, text_layers=1, blocks=1)
         ),
-        lambda one: one,
+        lambda one, folder: one,
         {"vqa_classifier.3": LAST},
     ),
     "apt-clip": Family(
         lambda folder: random_clip.write_source(
             folder, replace(random_clip.PRESETS["odd"], layers=2, image_prompts=1, text_layers=1)
         ),
-        lambda one: replace(one, text="a {}"),
+        lambda one, folder: replace(one, text="a {}"),
         {"visual_projection": LAST, "text_projection": LAST},
     ),
     "apt-stable-diffusion": Family(
         lambda folder: random_diffusion.write_source(folder, DIFFUSION),
-        lambda one: replace(one, image=None),
+        lambda one, folder: replace(one, image=None),
         {"time_emb": ALONE, "attn2.to_k": FIRST, "attn2.to_v": FIRST, "decoder.mid_block": FEW},
     ),
 }
@@ -97,7 +117,7 @@ def calibrated(
         pytest.importorskip("diffusers")
     family.write(folder)
     root = export_onnx(read_source(folder), folder / "bundle", "fp32", golden=False).root
-    data = [family.asked(one) for one in questions]
+    data = [family.asked(one, folder) for one in questions]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(image_samples, "SETTINGS", ImageSettings(steps=2))
         reports = {
