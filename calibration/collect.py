@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from ..exporter.errors import EnvironmentLack, InputError
+from ..exporter.errors import InputError
 from ..exporter.partial import remove_leftovers
 from ..exporter.progress import Progress
 from ..exporter.whole_file import whole_file
@@ -49,9 +49,9 @@ class Resume:
             self.path.unlink(missing_ok=True)
             return 0
 
-    def save(self, observers: Observers, done: int, now: bool = False) -> None:
-        """Keep the state, where enough time has passed since the last time."""
-        if not now and time.monotonic() - self._saved < _SECONDS_BETWEEN:
+    def save(self, observers: Observers, done: int) -> None:
+        """Keep the state after whole samples, where enough time has passed since the last time."""
+        if time.monotonic() - self._saved < _SECONDS_BETWEEN:
             return
         arrays = {
             f"{component}/{name}/{key}": value
@@ -100,15 +100,12 @@ def collect(
     with progress.stage(name, samples.count, "samples") as advance:
         advance(done)
         session.begin(done)
-        try:
-            for finished in samples.play(session, done):
-                advance(finished - done)
-                done = finished
-                session.begin(done)
-                resume.save(observers, done)
-        except (KeyboardInterrupt, EnvironmentLack):
-            resume.save(observers, done, now=True)
-            raise
+        # Nothing is saved where a pass is interrupted: part of a sample is in the observers, and would be there twice.
+        for finished in samples.play(session, done):
+            advance(finished - done)
+            done = finished
+            session.begin(done)
+            resume.save(observers, done)
     _require_seen(observers)
     return observers
 

@@ -85,7 +85,10 @@ class ObservingSession:
     def _observed(self, component: str, inputs: Mapping[str, np.ndarray], asked: list[str]) -> Arrays:
         results: Arrays = {}
         for chunk in self._chunks(component, inputs):
-            found = self._session.run(component, inputs, list(dict.fromkeys([*(asked if not results else []), *chunk])))
+            wanted = [*(asked if not results else []), *(name for name in chunk if name not in inputs)]
+            made = self._session.run(component, inputs, list(dict.fromkeys(wanted))) if wanted else {}
+            # A layer may read an input of the graph as it is.
+            found = {**inputs, **made}
             results = results or {name: found[name] for name in asked}
             for name in chunk:
                 rows, priorities = self._rows(component, name, found[name], inputs)

@@ -22,6 +22,7 @@ from ..exporter.pipeline import Settings
 from ..exporter.pipelines import makes_images, pipeline_from
 from ..exporter.run import read_npz
 from ..exporter.session import Arrays, Session
+from .each_component import EachComponent
 from .image_samples import SETTINGS, TRIED, ImageSamples
 
 DEFAULT_SAMPLES = 256
@@ -118,9 +119,16 @@ def _drawn(every: Sequence[Any], wanted: int, seed: int) -> list[Any]:
 def _of_requests(
     bundle: Bundle, kind: str, every: Sequence[Request], wanted: int, seed: int, settings: Settings | None = None
 ) -> Samples:
-    requests = _drawn(every, wanted, seed)
+    # Those without an image come last: of a batch of both kinds, a memory's errors may not be seen to travel.
+    requests = sorted(_drawn(every, wanted, seed), key=lambda request: request.image is None)
     if makes_images(bundle.manifest):
         return _of_texts(bundle, kind, requests, seed)
+
+    # Nothing is run: what the model does not take is said before graphs are made.
+    asked = pipeline_from(EachComponent({}), bundle.manifest, bundle.root, precision="fp32")
+    for request in requests:
+        asked.check(request)
+    asked.inputs(requests[:1])
 
     def play(session: Session, skip: int = 0, batch: int = BATCH) -> Iterator[int]:
         pipeline = pipeline_from(session, bundle.manifest, bundle.root, precision="fp32")

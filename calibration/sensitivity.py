@@ -1,7 +1,8 @@
 """Which layers do how much damage alone, and how many must stay as they are for a budget to be met."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -75,27 +76,33 @@ class Judge:
 
     def alone(self, scales: Scales, component: str, layer: str, samples: int = JUDGED) -> Damage:
         """With one layer quantized, on so many samples."""
-        found = damage(self._recorded.replay(self._session(scales, {component: layer}), samples))
-        shutil.rmtree(self._folder / str(self._number), ignore_errors=True)
-        return found
+        with self._session(scales, {component: layer}) as session:
+            return damage(self._recorded.replay(session, samples))
 
     def whole(self, scales: Scales) -> Damage:
         """With all layers that `scales` has."""
-        return damage(self._recorded.replay(self.session(scales)))
+        with self.session(scales) as session:
+            return damage(self._recorded.replay(session))
 
-    def session(self, scales: Scales) -> Session:
+    def session(self, scales: Scales) -> AbstractContextManager[Session]:
         """The model with all layers that `scales` has quantized, the rest in float32."""
         return self._session(scales, dict.fromkeys(name for name, layers in scales.layers.items() if layers))
 
-    def _session(self, scales: Scales, only: Mapping[str, str | None]) -> Session:
-        sessions = dict(self._plain)
+    @contextmanager
+    def _session(self, scales: Scales, only: Mapping[str, str | None]) -> Iterator[Session]:
+        """The variants are on the disk for as long as they are used."""
+        sessions, before = dict(self._plain), self._number
         for component, layer in only.items():
             self._number += 1
             folder = self._folder / str(self._number)
             path = write_variant(self._graphs[component], component, scales, folder, layer)
             # Optimized, ONNX Runtime would compute in integers, and round otherwise than the graph says.
             sessions[component] = OnnxSession({component: path}, "fp32", optimize=False)
-        return EachComponent(sessions)
+        try:
+            yield EachComponent(sessions)
+        finally:
+            for number in range(before, self._number):
+                shutil.rmtree(self._folder / str(number + 1), ignore_errors=True)
 
 
 def _taped(samples: Samples, session: Session) -> Tape:
@@ -192,15 +199,16 @@ def leave_out_for(
     less. Raises VerdictError where not even the least damaging layer alone meets it."""
     requests = answered(samples)
 
-    def asked(session: Session) -> float:
-        return accuracy(pipeline_from(session, bundle.manifest, bundle.root, precision="fp32"), requests)
+    def asked(tried: Scales) -> float:
+        with judge.session(tried) as session:
+            return accuracy(pipeline_from(session, bundle.manifest, bundle.root, precision="fp32"), requests)
 
-    before = asked(judge.session(without(scales, ranking))) if budget.points else 0.0
+    before = asked(without(scales, ranking)) if budget.points else 0.0
 
     def met(count: int) -> bool:
         tried = without(scales, ranking[:count])
         if budget.points:
-            return 100 * (before - asked(judge.session(tried))) <= budget.limit
+            return 100 * (before - asked(tried)) <= budget.limit
         return judge.whole(tried).relative_l2 <= budget.limit
 
     with progress.stage("meet the budget"):

@@ -86,6 +86,8 @@ def bart_config(sizes: Sizes) -> dict[str, object]:
         "forced_bos_token_id": 0,
         "forced_eos_token_id": 2,
         "no_repeat_ngram_size": 3,
+        "early_stopping": True,
+        "num_beams": 4,
     }
 
 

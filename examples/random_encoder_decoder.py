@@ -1,6 +1,5 @@
 """What random sources of MemVP on BART and T5 have in common: adapter, features of images, model.toml."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -25,14 +24,10 @@ def memory_shapes(dim: int, rows: int, projector_dim: int, width: int) -> Shapes
     }
 
 
-def write_adapter(
-    folder: Path, shapes: Shapes, seed: int, host: Mapping[str, torch.Tensor] | None = None
-) -> dict[str, torch.Tensor]:
-    """The state dict of the memory, with tensors of the host where these were trained too; returns it."""
+def write_adapter(folder: Path, shapes: Shapes, seed: int) -> None:
+    """The state dict of the memory."""
     generator = torch.Generator().manual_seed(seed + 1)
-    state = {name: random_values(name, shape, generator) for name, shape in shapes.items()} | dict(host or {})
-    torch.save(state, folder / ADAPTER)
-    return state
+    torch.save({name: random_values(name, shape, generator) for name, shape in shapes.items()}, folder / ADAPTER)
 
 
 def write_features(folder: Path, grid: int, width: int, seed: int) -> None:

@@ -111,4 +111,6 @@ def _pairs(data: Any, path: Path) -> list[tuple[str, str]]:
 
 
 def _json(path: Path, give: str) -> Any:
+    if path.suffix == ".model":
+        raise InputError(f"{path} is by its name a sentencepiece model, as T5 and LLaMA have one. {give}")
     return parse_json(read_small_text(path, "tokenizer", give), path)

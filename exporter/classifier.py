@@ -11,6 +11,7 @@ from .data import Answer, Request
 from .encoder_tokenizer import EncoderTokenizer
 from .errors import InputError
 from .images import check_preprocessing, load_image, pixel_mask, preprocess
+from .padding import padded
 from .pipeline import Settings
 from .session import Arrays, Session, require_finite
 from .single_pass import single_passes
@@ -80,7 +81,8 @@ class Classifier:
     def inputs(self, requests: Sequence[Request]) -> Arrays:
         """What `model` takes for these requests: texts padded on the right, images with the mask of what they
         fill where the model takes one."""
-        made = self.tokenizer.batch([row for request in requests for row in self.texts(request)], self.max_sequence)
+        rows = [row for request in requests for row in self.texts(request)]
+        made = padded(rows, self.max_sequence, self.tokenizer.pad)
         paths = [self._paths(request) for request in requests]
         # In retrieval, one image is asked about many texts: it is read once a batch.
         pictures = {path: load_image(path) for path in dict.fromkeys(chain(*paths))}
@@ -95,6 +97,10 @@ class Classifier:
     def texts(self, request: Request) -> list[list[int]]:
         """The ids of what the model reads of a request, not cut."""
         return [self.tokenizer.encode(request.text)]
+
+    def text_room(self, settings: Settings) -> int:
+        """The longest text that is read whole, in tokens: nothing is written after it."""
+        return self.max_sequence
 
     def _paths(self, request: Request) -> list[Path]:
         paths = [path for path in (request.image, request.image_2) if path is not None]

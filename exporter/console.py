@@ -141,9 +141,10 @@ def done(message: str) -> None:
     click.echo(message, err=True)
 
 
-def counted(things: Sized, name: str) -> str:
-    """How many there are, for people: 1 layer, 2 layers."""
-    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
+def counted(things: Sized | int, name: str) -> str:
+    """How many there are, or the number given, for people: 1 layer, 2 layers."""
+    count = things if isinstance(things, int) else len(things)
+    return f"{count} {name}{'' if count == 1 else 's'}"
 
 
 def size(count: float) -> str:

@@ -14,6 +14,7 @@ from .encoder_tokenizer import EncoderTokenizer
 from .errors import InputError
 from .images import check_preprocessing
 from .kv_cache import KVCache, is_present, past_of, pieces
+from .padding import padded
 from .pipeline import Settings, TextPipeline, chosen_tokens
 from .session import Arrays, Session, require_finite
 from .token_rules import TokenRules
@@ -98,27 +99,28 @@ class EncoderDecoder(TextPipeline):
         (name,) = self._takes[VISION]
         return {name: self._looked_at(requests)}
 
+    def text_room(self, settings: Settings) -> int:
+        """The longest text that is read whole, in tokens; 0 where so many new tokens cannot be written."""
+        return self.max_sequence if settings.max_new_tokens <= self.max_written else 0
+
     def text_inputs(self, requests: Sequence[Request]) -> Arrays:
-        """The texts that `encoder` takes, input_ids and attention_mask [B,T] int64, padded on the right; what is too
-        long loses its end, never the token that ends it."""
-        rows = [self.tokenizer.encode(request.text) for request in requests]
-        rows = [row if len(row) <= self.max_sequence else [*row[: self.max_sequence - 1], row[-1]] for row in rows]
-        shape = len(rows), max(map(len, rows))
-        ids, mask = np.full(shape, self.tokenizer.pad, np.int64), np.zeros(shape, np.int64)
-        for index, row in enumerate(rows):
-            ids[index, : len(row)] = row
-            mask[index, : len(row)] = 1
-        return {"input_ids": ids, "attention_mask": mask}
+        """The texts that `encoder` takes, input_ids and attention_mask [B,T] int64; see `padding.padded`."""
+        return self._padded(self._rows(requests))
 
     def shown(self, requests: Sequence[Request], visual: np.ndarray) -> np.ndarray:
         """The visual memory that `vision` gave, without that of rows that have no image."""
         has_image = np.array([request.image is not None for request in requests])
+        if has_image.all():
+            return visual
         return np.where(has_image[:, None, None], visual, np.zeros_like(visual))
 
     def read(self, requests: Sequence[Request]) -> Arrays:
         """What a batch's images and texts are to the decoder: its inputs that do not change while it writes."""
+        return self._read(requests, self._rows(requests))
+
+    def _read(self, requests: Sequence[Request], rows: Sequence[Sequence[int]]) -> Arrays:
         visual = self._session.run(VISION, self.inputs(requests), [_MEMORY])[_MEMORY]
-        known = {**self.text_inputs(requests), _MEMORY: self.shown(requests, visual)}
+        known = {**self._padded(rows), _MEMORY: self.shown(requests, visual)}
         return self.held(known | self.encoded({name: known[name] for name in self._takes[ENCODER]}))
 
     def encoded(self, inputs: Mapping[str, np.ndarray], *others: str) -> Arrays:
@@ -150,15 +152,23 @@ class EncoderDecoder(TextPipeline):
 
     def _answer_batch(self, requests: Sequence[Request], settings: Settings) -> list[Answer]:
         generators = [np.random.default_rng([settings.seed, zlib.crc32(request.id.encode())]) for request in requests]
-        read = self.read(requests)
+        rows = self._rows(requests)
+        read = self._read(requests, rows)
         if settings.beams > 1:
             produced = self._search(read, len(requests), settings)
         else:
             produced = self._generate(read, settings, generators).tolist()
         return [
-            self._finish(request, ids, any(len(row) > self.max_sequence for row in self.texts(request)))
-            for request, ids in zip(requests, produced, strict=True)
+            self._finish(request, ids, len(row) > self.max_sequence)
+            for request, ids, row in zip(requests, produced, rows, strict=True)
         ]
+
+    def _rows(self, requests: Sequence[Request]) -> list[list[int]]:
+        """The ids of each request's text, not cut."""
+        return [self.tokenizer.encode(request.text) for request in requests]
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> Arrays:
+        return padded(rows, self.max_sequence, self.tokenizer.pad)
 
     def _generate(self, read: Arrays, settings: Settings, generators: Sequence[np.random.Generator]) -> np.ndarray:
         """New token ids [B,n], n <= max_new_tokens: it ends when every row has had its EOS."""
@@ -169,7 +179,7 @@ class EncoderDecoder(TextPipeline):
         while True:
             last = ids.shape[1] == settings.max_new_tokens
             found = self._run_decoder(ids[:, -1:], read, cache, keep=not last)[:, -1, : self.tokenizer.pieces]
-            allowed = rules.applied(require_finite(found, "the decoder gave logits"), ids)
+            allowed = rules.applied(require_finite(found, "the decoder gave logits", self._precision), ids)
             new = chosen_tokens(allowed, settings, generators)
             ids = np.concatenate([ids, new[:, None]], 1)
             ended |= new == self.tokenizer.eos
@@ -185,7 +195,7 @@ class EncoderDecoder(TextPipeline):
             if origins is not None:
                 cache.reorder(origins)
             found = self._run_decoder(ids[:, -1:], wide, cache, keep=ids.shape[1] < settings.max_new_tokens)
-            return require_finite(found[:, -1], "the decoder gave logits")
+            return require_finite(found[:, -1], "the decoder gave logits", self._precision)
 
         said = self._generation.get("length_penalty", 1.0), self._generation.get("early_stopping", False)
         how = BeamSettings(settings.beams, *said)

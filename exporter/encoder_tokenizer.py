@@ -5,12 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .byte_bpe import open_byte_bpe
 from .clip_bpe import open_clip_bpe
 from .errors import InputError
-from .session import Arrays
 from .wordpiece import open_wordpiece
 
 _OPEN: dict[str, Callable[..., tuple[dict[str, Any], Any]]] = {
@@ -67,17 +64,6 @@ class EncoderTokenizer:
         if odd := [token for token in ids if not 0 <= token < self.pieces]:
             raise InputError(f"token {odd[0]} is not one of the tokenizer's {self.pieces}: model and tokenizer differ.")
         return str(self._model.decode([int(token) for token in ids]))
-
-    def batch(self, rows: Sequence[Sequence[int]], longest: int) -> Arrays:
-        """input_ids and attention_mask [B,T] int64 of rows that `encode` made, padded on the right to the longest; what
-        has more than `longest` ids loses its end, never its [SEP]."""
-        fitted = [row if len(row) <= longest else [*row[: longest - 1], self.sep] for row in rows]
-        width = max(map(len, fitted))
-        ids, mask = np.full((len(rows), width), self.pad, np.int64), np.zeros((len(rows), width), np.int64)
-        for index, row in enumerate(fitted):
-            ids[index, : len(row)] = row
-            mask[index, : len(row)] = 1
-        return {"input_ids": ids, "attention_mask": mask}
 
 
 def _inside(root: Path, name: Any) -> Path:

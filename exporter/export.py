@@ -50,7 +50,9 @@ def export_onnx(
     for note in model.notes:
         progress.note(note)
     with new_bundle(Path(output), overwrite) as writer, _source_digests(model) as digests:
-        requests = bundled_requests(samples, writer, needs_of(model.components, model.labels)) if golden else []
+        requests = (
+            bundled_requests(samples, writer, needs_of(model.components, model.labels, model.task)) if golden else []
+        )
         tensors = {**model.weights, **constants_of(model.components)}
         components = {
             part.name: _export_component(part, tensors, precision, opset, plan.keep_fp32[part.name], writer, progress)

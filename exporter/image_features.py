@@ -1,11 +1,13 @@
 """A file of image features, which another program made -> the visual rows that a model was trained on (spec 2.1)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.format import MAGIC_PREFIX
 from numpy.lib.npyio import NpzFile
 
 from .errors import EnvironmentLack, InputError, MissingPackage
@@ -32,8 +34,16 @@ def image_features(path: Path | str, spec: Mapping[str, Any]) -> np.ndarray:
     """The features in a file after the manifest's `preprocessing`, float32 [rows,width]. A request without an image is
     zeros of this shape. Raises InputError as `load_features` and `pool_features` do."""
     path = Path(path)
+    features = load_features(path, int(spec["width"]))
+    with _named(path):
+        return pool_features(features, int(spec["rows"]))
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """What is wrong with features is said of the file that they are in."""
     try:
-        return pool_features(load_features(path, int(spec["width"])), int(spec["rows"]))
+        yield
     except InputError as error:
         raise InputError(f"the image features {path} cannot be used: {error}") from error
 
@@ -45,6 +55,11 @@ def load_features(path: Path, width: int) -> np.ndarray:
     `<name of the file>/features`. Raises InputError for another kind of file, a damaged one, an array of another shape
     or type, and values that are not finite; MissingPackage where an `.h5` needs h5py.
     """
+    with _named(path):
+        return _loaded(path, width)
+
+
+def _loaded(path: Path, width: int) -> np.ndarray:
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(
             f"this model takes features of an image, [L,{width}] in a file of kind .npy, .npz or .h5. Run the "
@@ -69,7 +84,18 @@ def load_features(path: Path, width: int) -> np.ndarray:
 
 
 def _npy(path: Path, width: int) -> np.ndarray:
-    return _taken(np.load(path, mmap_mode="r", allow_pickle=False), width)
+    with path.open("rb") as file:
+        if file.read(len(MAGIC_PREFIX)) != MAGIC_PREFIX:
+            raise InputError("it is damaged, or no .npy file (it does not begin like one).")
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # NumPy evaluates the header as Python, whose words say nothing here
+        raise InputError(
+            "it is damaged: its header describes no array of numbers that is whole in the file."
+        ) from error
+    return _taken(array, width)
 
 
 def _npz(path: Path, width: int) -> np.ndarray:
@@ -95,7 +121,11 @@ def _h5(path: Path, width: int) -> np.ndarray:
         links = (file.get(path.stem, getlink=True), file.get(name, getlink=True) if path.stem in file else None)
         if not all(isinstance(link, h5py.HardLink) for link in links):
             raise InputError(f"it has no dataset {name!r}; it holds {', '.join(list(file)[:5]) or 'nothing'}.")
-        return _taken(file[name], width)
+        found = file[name]
+        # So could a dataset whose values are kept elsewhere.
+        if isinstance(found, h5py.Dataset) and (found.external or found.is_virtual):
+            raise InputError(f"its dataset {name!r} lies in other files. Copy the values into this one.")
+        return _taken(found, width)
 
 
 _READERS = {".npy": _npy, ".npz": _npz, ".h5": _h5}

@@ -11,6 +11,7 @@ from .data import Answer, Request
 from .encoder_tokenizer import EncoderTokenizer
 from .errors import InputError
 from .images import check_preprocessing, load_image, preprocess
+from .padding import padded
 from .pipeline import Settings
 from .session import Arrays, Session, require_finite
 from .single_pass import single_passes
@@ -119,7 +120,11 @@ class LabelMatcher:
         """The ids of what the model reads of a request, not cut."""
         return [self.tokenizer.encode(prompt) for prompt in self.prompts(request)]
 
-    def image_inputs(self, requests: Sequence[Request]) -> Arrays:
+    def text_room(self, settings: Settings) -> int:
+        """The longest text that is read whole, in tokens: nothing is written after it."""
+        return self.max_sequence
+
+    def inputs(self, requests: Sequence[Request]) -> Arrays:
         """What `image_encoder` takes for these requests."""
         paths = [self._path(request) for request in requests]
         pixels = {path: preprocess(load_image(path), self.preprocessing) for path in dict.fromkeys(paths)}
@@ -127,13 +132,13 @@ class LabelMatcher:
 
     def image_points(self, requests: Sequence[Request]) -> np.ndarray:
         """The images' points, float32 [requests,e]."""
-        return self._run(IMAGE, self.image_inputs(requests), "image_embeds")
+        return self._run(IMAGE, self.inputs(requests), "image_embeds")
 
     def text_points(self, requests: Sequence[Request]) -> tuple[Arrays, list[np.ndarray]]:
         """What `text_encoder` takes for the labels of these requests, each prompt once, and what it gives for each."""
         prompts = sorted({prompt for request in requests for prompt in self.prompts(request)})
         self._embed(prompts)
-        inputs = self.tokenizer.batch([self.tokenizer.encode(prompt) for prompt in prompts], self.max_sequence)
+        inputs = self._padded([self.tokenizer.encode(prompt) for prompt in prompts])
         return inputs, [self._known[prompt] for prompt in prompts]
 
     def _embed(self, prompts: Sequence[str]) -> None:
@@ -142,9 +147,11 @@ class LabelMatcher:
         for at in range(0, len(new), self._rows):
             part = new[at : at + self._rows]
             rows = [self.tokenizer.encode(prompt) for prompt in part]
-            inputs = self.tokenizer.batch(rows, self.max_sequence)
-            self._known |= zip(part, self._run(TEXT, inputs, "text_embeds"), strict=True)
+            self._known |= zip(part, self._run(TEXT, self._padded(rows), "text_embeds"), strict=True)
             self._cut |= {prompt for prompt, row in zip(part, rows, strict=True) if len(row) > self.max_sequence}
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> Arrays:
+        return padded(rows, self.max_sequence, self.tokenizer.pad)
 
     def _forget(self) -> None:
         """Every request may name labels that no other has."""

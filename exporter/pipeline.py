@@ -85,7 +85,12 @@ class TextPipeline:
         size = settings.batch or max(1, min(DEFAULT_BATCH, self.max_batch // settings.beams))
         if size * settings.beams > self.max_batch:
             beams = f" with {settings.beams} beams each" if settings.beams > 1 else ""
-            raise InputError(f"batch is {size}{beams}; the decoder takes at most {self.max_batch} rows.")
+            most = f"the decoder takes at most {self.max_batch} rows"
+            if settings.beams > self.max_batch:
+                most += (
+                    f": give --beams {self.max_batch} or fewer, or take engines built with --max-batch {settings.beams}"
+                )
+            raise InputError(f"batch is {size}{beams}; {most}.")
         self._check_length(settings)
         source = iter(requests)
         while batch := list(islice(source, size)):
@@ -110,7 +115,10 @@ class TextPipeline:
         seen = np.zeros((len(requests), *image_shape(self.preprocessing)), np.float32)
         for row, request in enumerate(requests):
             if request.image is not None:
-                seen[row] = image_array(request.image, self.preprocessing)
+                try:
+                    seen[row] = image_array(request.image, self.preprocessing)
+                except InputError as error:
+                    raise InputError(f"the request {request.id!r}: {error}") from error
         return seen
 
     def _finish(self, request: Request, ids: list[int], truncated: bool) -> Answer:
@@ -182,9 +190,13 @@ class Pipeline(TextPipeline):
         """The ids of what the model reads of a request, not cut."""
         return [self.tokenizer.encode(request.text)]
 
+    def text_room(self, settings: Settings) -> int:
+        """The longest text that is read whole, in tokens; 0 where so many new ones leave no room."""
+        return max(0, self.max_sequence - settings.max_new_tokens)
+
     def _check_length(self, settings: Settings) -> None:
         if settings.beams > 1:
-            raise InputError("this model was trained to write one token after the other: leave the beams out.")
+            raise InputError("beams go with models that write after an encoder: leave them out.")
         if settings.max_new_tokens >= self.max_sequence:
             raise InputError(
                 f"max_new_tokens is {settings.max_new_tokens}; prompt and answer together have "
@@ -196,7 +208,7 @@ class Pipeline(TextPipeline):
     def _answer_batch(self, requests: Sequence[Request], settings: Settings) -> list[Answer]:
         for request in requests:
             require_letters(request)
-        room = self.max_sequence - settings.max_new_tokens
+        room = self.text_room(settings)
         rows = [self.tokenizer.encode(request.text) for request in requests]
         if empty := [request.id for request, row in zip(requests, rows, strict=True) if not row]:
             raise InputError(f"the text of {empty[0]!r} is empty, and the tokenizer adds no beginning to it.")

@@ -58,6 +58,7 @@ class Plan:
                 }
                 for part in self.model.components
             ],
+            "notes": list(self.model.notes),
             "golden_bytes": self.golden,
             "bytes": self.bytes,
             "disk_free": free,
@@ -82,7 +83,7 @@ def plan_export(
     model = load(source)
     if samples is not None:
         # Before the long work: what is wrong with the samples is wrong from the start.
-        chosen_requests(samples, needs_of(model.components, model.labels))
+        chosen_requests(samples, needs_of(model.components, model.labels, model.task))
     if golden and model.scheduler is not None:
         make_scheduler(read_scheduler(model.scheduler), STEPS)
     precision = precision or model.precision

@@ -65,14 +65,20 @@ def open_pipeline(
 ) -> AnyPipeline:
     """Image and text to answer, over `open_session`. labels take the place of the bundle's own; InputError where the
     model compares an image with none."""
-    if labels is not None and not takes_labels(bundle.manifest):
-        family = bundle.manifest["family"]
-        raise InputError(f"labels go with models that compare an image with them; {bundle.root} is of {family}.")
+    if labels is not None:
+        require_takes_labels(bundle)
     session = open_session(bundle, backend, precision, trust_bundle, lowering, note)
     plain = bundle.plain_precision(precision)
     manifest = manifest_as_run(bundle, session)
     own = manifest if labels is None else {**manifest, "labels": list(labels)}
     return pipeline_from(session, own, bundle.root, precision=plain)
+
+
+def require_takes_labels(bundle: Bundle) -> None:
+    """Raise InputError for a bundle whose model compares an image with no labels."""
+    if not takes_labels(bundle.manifest):
+        family = bundle.manifest["family"]
+        raise InputError(f"labels go with models that compare an image with them; {bundle.root} is of {family}.")
 
 
 def run(

@@ -33,10 +33,15 @@ class Timing:
     d2h: float
 
 
-def require_finite(values: np.ndarray, gave: str) -> np.ndarray:
+def require_finite(values: np.ndarray, gave: str, precision: str | None = None) -> np.ndarray:
     """The values. Raises VerdictError, which begins with `gave` such as "the model gave logits", where one is not
-    finite."""
+    finite; precision is that of the model, where it is known."""
     if not np.isfinite(values).all():
+        if precision == "fp32":
+            raise VerdictError(
+                f"{gave} that are not finite, in float32, the widest precision: values of this input are too large, or "
+                "those of the model are damaged. Run `memvp-export check` on the bundle: it tells which."
+            )
         raise VerdictError(
             f"{gave} that are not finite: its precision overflows on this input. Run `memvp-export check` on the "
             "bundle, or export it in another precision."

@@ -22,7 +22,7 @@ from memvp_export.calibration.calibrate import calibrate
 from memvp_export.exporter import run as runner
 from memvp_export.exporter.bench.options import Options
 from memvp_export.exporter.bundle import Bundle, change
-from memvp_export.exporter.commands import source_options
+from memvp_export.exporter.commands import run_answers, source_options
 from memvp_export.exporter.commands.options import PRECISIONS, QUANTIZED
 from memvp_export.exporter.commands.plugin import plugin
 from memvp_export.exporter.engines.request import Request
@@ -207,6 +207,20 @@ def test_accuracy_is_of_the_whole_file(command: Command, bundle: Path, questions
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 3
 
 
+def test_a_run_that_goes_on_says_how_many_answers_there_are_in_all(
+    command: Command, bundle: Path, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(requests: Any, answers: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    words = ["run", bundle, "--data", questions, "-o", tmp_path / "out.jsonl", "--batch", 1]
+    with monkeypatch.context() as patch:
+        patch.setattr(run_answers, "_warn", stop)
+        assert command(*words).code == 130
+    done = command(*words)
+    assert f"done: 2 requests answered into {tmp_path / 'out.jsonl'}, 3 with those of an earlier run;" in done.verdict
+
+
 def test_check_writes_its_report_and_its_page(command: Command, bundle: Path, questions: Path, tmp_path: Path) -> None:
     page, report = tmp_path / "deep" / "page.html", tmp_path / "report.json"
     done = command("check", bundle, "--data", questions, "--html", page, "--report", report, "--json", "--bisect")
@@ -266,7 +280,8 @@ def test_generation_options_reach_the_model(command: Command, bundle: Path, monk
 MISPLACED = [
     (["--text", "x", "--data", "y"], "give one of --text, --data and --component"),
     ([], "give one of --text, --data and --component"),
-    (["--text", "x", "-o", "y"], "--output does not go with --text"),
+    (["--text", "x", "-o", "y"], "--output does not go with --text: it is for bundles that make images"),
+    (["--text", "x", "--labels", "missing.txt"], "labels go with models that compare an image with them"),
     (["--text", "x", "--batch", 2], "--batch does not go with --text"),
     (["--text", "x", "--dry-run"], "--dry-run does not go with --text"),
     (["--text", "x", "--no-resume"], "--no-resume does not go with --text"),

@@ -15,8 +15,6 @@ from ..session import Arrays, Session
 from .loads import DECODE, Load
 
 _SEED = 20240607
-# Of the text that a decoder looks at while it writes.
-_READ_COLUMNS = 16
 
 
 def golden_arrays(bundle: Bundle) -> Arrays:
@@ -45,7 +43,7 @@ def inputs_of(
     sizes |= {side: component["ranges"][side][1] for side in SIDES if side in sizes}
     sizes |= {"batch": load.batch, "sequence": columns, "past_sequence": past, "positions": 1}
     if READ in sizes:
-        sizes[READ] = min(_READ_COLUMNS, component["ranges"][READ][1]) if "sequence" in component["ranges"] else columns
+        sizes[READ] = load.read or columns
     grown = KVCache(component, precision, load.batch).past
     vocab = next((port["dims"][-1] for port in component["outputs"] if port["name"] == "logits"), 2)
     made: Arrays = {}

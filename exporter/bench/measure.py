@@ -10,7 +10,7 @@ from ..bundle import Bundle
 from ..errors import InputError, ToolError
 from ..machine import describe, state
 from ..parity.samples import read_samples
-from ..pipeline import Settings, TextPipeline
+from ..pipeline import Settings, TextPipeline, beams_of
 from ..pipelines import pipeline_from
 from ..progress import Progress
 from ..session import Timing
@@ -121,7 +121,7 @@ def _plan(
     lanes, notes = lanes_of(bundles, chosen, precision, trust_bundle, lowering)
     # An engine for a single pass has no cache where the graph has one: all are then measured in a single pass.
     cached = {name: all(lane.manifest["components"][name]["cache"] for lane in lanes) for name in names}
-    loads = plan_loads(cached, common_ranges([lane.ranges for lane in lanes]), options)
+    loads = plan_loads(cached, common_ranges([lane.ranges for lane in lanes]), options, beams_of(bundle.manifest))
     if any(load.stage == ANSWER for load in loads):
         for each in bundles:
             if not each.manifest["samples"]:
@@ -216,7 +216,8 @@ def _answer(lane: Lane, load: Load) -> Call:
     # No token has this id: an answer that ended early would be less work than another backend's.
     pipeline.tokenizer.eos = -1
     requests = [replace(samples[i % len(samples)][0], id=str(i)) for i in range(load.batch)]
-    settings = Settings(max_new_tokens=load.columns, batch=load.batch)
+    batch = min(load.batch, max(1, pipeline.max_batch // load.beams))
+    settings = Settings(max_new_tokens=load.columns, batch=batch, beams=load.beams)
 
     def call() -> None:
         pipeline.answer(requests, settings)

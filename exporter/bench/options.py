@@ -13,7 +13,8 @@ FEWEST_CALLS = 20
 @dataclass(frozen=True)
 class Options:
     """Sizes left at None are settled by the graphs: `batch` rows at once for throughput (8), prompts of
-    `prompt_tokens` (64), decode steps after `past` columns (the prompt's), each cut to what the graphs take.
+    `prompt_tokens` (64), decode steps after `past` columns (the prompt's, or 64 where an encoder reads that), each cut
+    to what the graphs take.
 
     new_tokens: also measure whole answers of so many tokens, from image and text. stages: names of `loads.stages_of`,
     None for all. warmup: calls before the measured ones, after the first, which is always kept apart. Every load is

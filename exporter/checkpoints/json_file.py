@@ -1,6 +1,7 @@
 """JSON files that lie beside weights: configs and indexes, read with messages instead of tracebacks."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,25 @@ def number(data: dict[str, Any], key: str, path: Path, default: Any = REQUIRED) 
     value = _value(data, key, path, default)
     if value is default:
         return value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
         raise InputError(f"{path}: {key} is {value!r}, expected a number above 0.")
     return float(value)
+
+
+def flag(data: dict[str, Any], key: str, path: Path, default: bool = False) -> bool:
+    """data[key] as a bool; `default` where the key is absent or null. InputError otherwise."""
+    value = _value(data, key, path, default)
+    if not isinstance(value, bool):
+        raise InputError(f"{path}: {key} is {value!r}, expected true or false.")
+    return value
+
+
+def one_of(data: dict[str, Any], key: str, known: Collection[str], path: Path, default: str) -> str:
+    """data[key], which is one of the texts `known`; `default` where the key is absent or null. InputError otherwise."""
+    value = _value(data, key, path, default)
+    if not isinstance(value, str) or value not in known:
+        raise InputError(f"{path}: {key} is {value!r}; this version knows {', '.join(known)}.")
+    return value
 
 
 def check_sizes(config: dict[str, Any], sizes: Mapping[str, int], path: Path) -> None:

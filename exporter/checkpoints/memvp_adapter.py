@@ -120,6 +120,12 @@ def _opened(path: Path) -> tuple[Any, dict[str, LazyTensor]]:
 def _memory(found: Mapping[str, LazyTensor], path: Path) -> _Memory:
     *_, rows, dim = _shape(found, "adapter_emb1", (3, 2), path)
     narrow, width = _shape(found, "adapter_proj.fc1.weight", (2,), path)
+    given = found.get("adapter_proj.fc2.weight")
+    if given is not None and given.shape[:1] != (dim,):
+        raise InputError(
+            f"{path}: adapter_emb1 has rows of {dim}, and adapter_proj.fc2.weight {list(given.shape)} makes others: "
+            "both should be as wide as the model that they were trained with."
+        )
     expected: dict[str, tuple[int, ...]] = dict.fromkeys(TABLES, (rows, dim))
     expected |= {"adapter_proj.fc1.weight": (narrow, width), "adapter_proj.fc1.bias": (narrow,)}
     expected |= {"adapter_proj.fc2.weight": (dim, narrow), "adapter_proj.fc2.bias": (dim,)}

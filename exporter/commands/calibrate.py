@@ -53,7 +53,7 @@ def calibrate(bundle: Path, html: Path | None, dry_run: bool, as_json: bool, **a
 
         plan = plan_calibration(opened, **asked)
         console.print_json(plan) if as_json else print_plan(plan)
-        layers = range(sum(one["layers"] for one in plan["components"]))
+        layers = sum(one["layers"] for one in plan["components"])
         return console.done(f"dry run: nothing was written; {console.counted(layers, 'layer')} would be quantized")
     found = run_calibration(opened, **asked, progress=console.progress())
     if as_json:
@@ -67,4 +67,4 @@ def calibrate(bundle: Path, html: Path | None, dry_run: bool, as_json: bool, **a
     if html:
         write_calibration_page(found, opened, html)
     damage = f", relative L2 {found.damage.relative_l2:.2e} against fp32" if found.damage else ""
-    console.done(f"done: {console.counted(range(found.quantized), 'layer')} of {bundle} in {found.mode}{damage}")
+    console.done(f"done: {console.counted(found.quantized, 'layer')} of {bundle} in {found.mode}{damage}")

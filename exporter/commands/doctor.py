@@ -12,11 +12,12 @@ from .options import AS_JSON
 @AS_JSON
 def doctor(as_json: bool) -> None:
     """Say what this machine can do, by trying it."""
-    from .. import doctor as tests
+    from ..doctor import doctor as try_all
+    from ..doctor import exit_code
     from ..tables import print_checks
 
-    checks = tests.doctor()
-    code = tests.exit_code(checks)
+    checks = try_all()
+    code = exit_code(checks)
     if as_json:
         console.print_json({"checks": [vars(one) for one in checks], "exit_code": code})
     else:

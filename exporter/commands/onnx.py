@@ -54,6 +54,8 @@ def onnx(
         check_place(output, overwrite)
         plan = plan_export(parsed, precision, opset, not no_golden, keep_fp32, samples).to_dict(output)
         console.print_json(plan) if as_json else print_plan(plan)
+        for note in plan["notes"]:
+            console.note(note)
         if not plan["fits"]:
             raise EnvironmentLack(f"{output} would take {console.size(plan['bytes'])}, which the disk has no room for.")
         return console.done(f"dry run: nothing was written; {output} would take {console.size(plan['bytes'])}")

@@ -28,7 +28,7 @@ def run_text(path: Path, flags: Mapping[str, Any], engine: Mapping[str, Any]) ->
     if flags["text"] is None and not takes_labels(bundle.manifest):
         raise InputError(f"give --text: {path} is of {bundle.manifest['family']}, which answers a text about an image.")
     asked = (flags["text"] or "", flags["image"], flags["choices"], flags["hint"] or "")
-    answer = run(bundle, *asked, settings, image_2=flags["image_2"], labels=_labels(flags), **engine)
+    answer = run(bundle, *asked, settings, image_2=flags["image_2"], labels=_labels(bundle, flags), **engine)
     if answer.truncated:
         warn_truncated()
     if flags["as_json"]:
@@ -55,8 +55,9 @@ def run_data(path: Path, flags: Mapping[str, Any], engine: Mapping[str, Any]) ->
 
     bundle = Bundle.open(path)
     data, output = flags["data"], flags["output"]
-    settings, labels = _settings(bundle, flags), _labels(flags)
-    if (flags["temperature"] or flags["max_new_tokens"] or flags["beams"]) and open_dataset(data).single_pass:
+    settings, labels = _settings(bundle, flags), _labels(bundle, flags)
+    given = flags["temperature"] or flags["max_new_tokens"] or flags["beams"] is not None
+    if given and open_dataset(data).single_pass:
         raise InputError(
             f"{data} is answered by its official way, one greedy token: no options of generation go with it."
         )
@@ -87,7 +88,8 @@ def run_data(path: Path, flags: Mapping[str, Any], engine: Mapping[str, Any]) ->
         if ranked:
             print_rankings(ranked)
     accuracy = f"; {right} of {len(judged)} are right ({right / len(judged):.1%})" if judged else ""
-    console.done(f"done: {count} requests answered into {output}{accuracy}")
+    earlier = f", {len(answers)} with those of an earlier run" if len(answers) > count else ""
+    console.done(f"done: {count} requests answered into {output}{earlier}{accuracy}")
 
 
 def _settings(bundle: "Bundle", flags: Mapping[str, Any]) -> "Settings":
@@ -103,10 +105,14 @@ def _settings(bundle: "Bundle", flags: Mapping[str, Any]) -> "Settings":
     return Settings(longest, flags["temperature"], flags["top_p"], flags["seed"], flags["batch"], beams)
 
 
-def _labels(flags: Mapping[str, Any]) -> list[str] | None:
+def _labels(bundle: "Bundle", flags: Mapping[str, Any]) -> list[str] | None:
     from ..labels import read_label_set
+    from ..run import require_takes_labels
 
-    return read_label_set(flags["labels"]) if flags["labels"] else None
+    if not flags["labels"]:
+        return None
+    require_takes_labels(bundle)
+    return read_label_set(flags["labels"])
 
 
 def _warn(requests: "Sequence[Request]", answers: "Sequence[Answer]") -> None:

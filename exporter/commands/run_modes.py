@@ -46,7 +46,7 @@ def makes_images(path: Path, mode: str, flags: Mapping[str, Any], given: Sequenc
         if makes and name not in _OF_IMAGES:
             raise InputError(f"{_flag(name)} does not go with a bundle that makes images.")
         if not makes and (name in _IMAGE or (mode, name) == ("text", "output")):
-            raise InputError(f"{_flag(name)} does not go with --{mode}, but where a bundle makes images.")
+            raise InputError(f"{_flag(name)} does not go with --{mode}: it is for bundles that make images.")
         if not makes and name in ("top_p", "seed") and not flags["temperature"]:
             raise InputError(f"{_flag(name)} does not go with a temperature of 0: nothing is drawn.")
     return makes

@@ -35,7 +35,9 @@ def _precision_flags(command: Any) -> Any:
 @click.option("--cache", type=click.Choice(["delta", "concat", "in_place"]), default="delta", show_default=True)
 @click.option("--single-pass", is_flag=True, help="Leave the cache out: for scoring and one-token answers.")
 @click.option("--max-batch", type=int, help="Largest batch (default 8).")
-@click.option("--max-seq", type=int, help="Most columns, past and new together (default: all the graph takes).")
+@click.option(
+    "--max-seq", type=int, help="Most columns, past and new together, and of a text that is read (default: all)."
+)
 @click.option("--min-shapes", multiple=True, metavar="NAME:1x3x224x224", help="Smallest shapes of inputs.")
 @click.option("--opt-shapes", multiple=True, metavar="NAME:...", help="Shapes to tune for.")
 @click.option("--max-shapes", multiple=True, metavar="NAME:...", help="Largest shapes.")

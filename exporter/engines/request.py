@@ -15,6 +15,7 @@ from ..graphs.lowering.ports import Ports, ports_of
 from ..inspection.memory_sites import DOMAIN
 from ..inspection.values import load_graph
 from ..keep_fp32 import patterns_of
+from ..pipeline import beams_of
 from ..precisions import DTYPES, PLAIN, rounded_weights
 from .profiles import BATCH, SEQUENCE, Profile, make_profiles
 from .shape_texts import Shapes
@@ -112,14 +113,14 @@ def settle(bundle: Bundle, request: Request, elsewhere: bool = False) -> Settled
     kind, capacity = request.cache, capacity_of(request)
     ports = [ports_of(manifest["components"][name], kind, capacity, request.single_pass) for name in names]
     _check_shape_names(ports, request)
-    for part in ports:
-        profiles_for(part.inputs, part.ranges, request)
+    profiles = [profile for part in ports for profile in profiles_for(part.inputs, part.ranges, request)]
     library = _library(request, bundle.plain_precision(precision), target.plugin, elsewhere)
     lowerings = {name: _lowering(bundle, name, request, library) for name in names}
     keep = _keep_fp32(bundle, names, request, precision)
     untraced = [name for name in names if _is_untraced(bundle, name, precision, keep[name])]
     rounded = rounded_weights(manifest["precision"], precision)
     notes = [*([rounded] if rounded else []), *_replaced(manifest, request, precision, target.name, lowerings)]
+    notes += _too_few_rows(beams_of(manifest), profiles)
     return Settled(request, precision, target.name, lowerings, library, keep, untraced, notes)
 
 
@@ -141,6 +142,19 @@ def _replaced(
                 "replaces it"
             )
     return found
+
+
+def _too_few_rows(beams: int, profiles: Sequence[Profile]) -> list[str]:
+    """Whether the beams that a bundle's model is used with find no room in engines of these profiles."""
+    if beams == 1:
+        return []
+    rows = min(shapes["max"][0] for profile in profiles for shapes in profile.shapes.values())
+    if rows >= beams:
+        return []
+    return [
+        f"run takes {beams} beams unless told otherwise, and these engines take {rows} rows: build with --max-batch "
+        f"{beams}, or run with --beams {rows}"
+    ]
 
 
 def capacity_of(request: Request) -> int | None:
@@ -177,6 +191,9 @@ def _check_applies(bundle: Bundle, names: Sequence[str], request: Request) -> No
             raise InputError(f"{flag} changes nothing here: {listed} {be} {lacks}. Leave it out.")
     if request.single_pass and request.cache != "delta":
         raise InputError(f"--single-pass leaves the cache out, --cache {request.cache} gives its kind: give one.")
+    ports = {port["name"] for component in components.values() for port in component["inputs"]}
+    if request.single_pass and "encoder_attention_mask" in ports:
+        raise InputError("--single-pass is for answers of one token, and this model writes longer ones: leave it out.")
     if request.plugin == "on":
         operators = {operator for name in names for operator in memory_operators(bundle, name)}
         if not operators & {*OPERATORS}:

@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checkpoints.huggingface_bart import WORDS
 from .component import Weight, linear_weights, norm_weights
-from .layers import attention, key_bias, later_bias, layer_norm_of, linear, linear_of, merge_heads, split_heads
+from .layers import attend, key_bias, later_bias, layer_norm_of, linear, linear_of, split_heads, with_past
 from .memory import ACTIVATIONS
 
 if TYPE_CHECKING:
     from .memvp_encoder_decoder import Add
 
-WORDS = "model.shared.weight"
 LOGITS_BIAS = "final_logits_bias"
 # Rows of the position tables before that of the first token.
 OFFSET = 2
@@ -78,8 +78,7 @@ class BartConfig:
         for i in range(self.encoder_layers):
             layer = f"{self.encoder_stem}.{i}"
             query, key, value = (self._heads(weights, layer, part, x, self.encoder_heads) for part in "qkv")
-            mixed = _attended(query, key, value, bias)
-            x = _attention_end(weights, f"{layer}.self_attn", x, mixed)
+            x = _attention_end(weights, f"{layer}.self_attn", x, attend(query, key, value, bias))
             x = self._feed_forward(weights, layer, x, add)
         return x, *(split_heads(linear_of(weights, name, x), self.heads) for name in self._crossings())
 
@@ -94,14 +93,13 @@ class BartConfig:
         for i in range(self.decoder_layers):
             layer, cache = f"{self.decoder_stem}.{i}", f"past_key_values.{i}"
             query, key, value = (self._heads(weights, layer, part, x, self.heads) for part in "qkv")
-            before = past[f"{cache}.decoder.key"], past[f"{cache}.decoder.value"]
-            # The cache keeps its type, whatever the projections have.
-            key, value = (torch.cat([old, new.to(old.dtype)], 2) for old, new in zip(before, (key, value), strict=True))
+            key = with_past(past[f"{cache}.decoder.key"], key)
+            value = with_past(past[f"{cache}.decoder.value"], value)
             present += [key, value]
-            x = _attention_end(weights, f"{layer}.self_attn", x, _attended(query, key, value, later))
+            x = _attention_end(weights, f"{layer}.self_attn", x, attend(query, key, value, later))
             query = split_heads(linear_of(weights, f"{layer}.encoder_attn.q_proj", x), self.heads)
             seen = past[f"{cache}.encoder.key"], past[f"{cache}.encoder.value"]
-            x = _attention_end(weights, f"{layer}.encoder_attn", x, _attended(query, *seen, crossing))
+            x = _attention_end(weights, f"{layer}.encoder_attn", x, attend(query, *seen, crossing))
             x = self._feed_forward(weights, layer, x, add)
         return (linear(x, weights[WORDS]) + weights[LOGITS_BIAS], *present)
 
@@ -139,12 +137,6 @@ def _layer_weights(layer: str, dim: int, ffn_dim: int, attentions: tuple[str, ..
         weights |= norm_weights(f"{layer}.{name}_layer_norm", dim)
     weights |= linear_weights(f"{layer}.fc1", ffn_dim, dim) | linear_weights(f"{layer}.fc2", dim, ffn_dim)
     return weights | norm_weights(f"{layer}.final_layer_norm", dim)
-
-
-def _attended(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-    """What heads see, [B,T,d]. Where one of the three is kept in float32 the attention is too."""
-    dtype = torch.promote_types(query.dtype, torch.promote_types(key.dtype, value.dtype))
-    return merge_heads(attention(query.to(dtype), key.to(dtype), value.to(dtype), bias))
 
 
 def _attention_end(weights: Mapping[str, Tensor], name: str, x: Tensor, mixed: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.huggingface_clip import HEAD_WIDTH, IMAGE_HEADS, NORM_EPS, TEXT_HEADS
-from ..checkpoints.json_file import check_sizes, integer, number, read_object
+from ..checkpoints.json_file import check_sizes, integer, number, one_of, read_object
 from ..checkpoints.lazy import LazyTensor
 from ..checkpoints.matching import count_numbered
 from ..checkpoints.openai_clip import read_openai_clip
@@ -111,7 +111,5 @@ def _encoder_config(
     heads = integer(config, "num_attention_heads", path, heads)
     if width % heads:
         raise InputError(f"{path}: {heads} heads do not divide a width of {width}.")
-    activation = config.get("hidden_act", "quick_gelu")
-    if activation not in _ACTIVATIONS:
-        raise InputError(f"{path}: hidden_act is {activation!r}; this version knows {', '.join(_ACTIVATIONS)}.")
+    activation = one_of(config, "hidden_act", _ACTIVATIONS, path, "quick_gelu")
     return EncoderConfig(width, layers, heads, ffn_dim, activation, number(config, "layer_norm_eps", path, NORM_EPS))

@@ -102,12 +102,22 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], -1)
 
 
-def attend_heads(query: Tensor, key: Tensor, value: Tensor, heads: int, bias: Tensor | None) -> Tensor:
-    """`attention` of queries [B,T,d] to keys and values [B,S,d], head by head: [B,T,d]. Where one of the three is kept
-    in float32 the attention is too."""
+def with_past(past: Tensor, new: Tensor) -> Tensor:
+    """Past and new columns [B,H,P+T,hd] in the cache's dtype, whatever the projection's is."""
+    return torch.cat([past, new.to(past.dtype)], 2)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float | None = None) -> Tensor:
+    """`attention` of [B,H,T,hd] to [B,H,S,hd], heads merged: [B,T,H*hd]. Where one of the three is kept in float32 the
+    attention is too."""
     dtype = torch.promote_types(query.dtype, torch.promote_types(key.dtype, value.dtype))
-    query, key, value = (split_heads(part.to(dtype), heads) for part in (query, key, value))
-    return merge_heads(attention(query, key, value, bias))
+    return merge_heads(attention(query.to(dtype), key.to(dtype), value.to(dtype), bias, scale))
+
+
+def attend_heads(query: Tensor, key: Tensor, value: Tensor, heads: int, bias: Tensor | None) -> Tensor:
+    """`attend` of queries [B,T,d] to keys and values [B,S,d], split into heads: [B,T,d]."""
+    query, key, value = (split_heads(part, heads) for part in (query, key, value))
+    return attend(query, key, value, bias)
 
 
 @torch.library.custom_op("memvp::select_positions", mutates_args=())

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 from torch import Tensor
 
+from ..checkpoints.memvp_adapter import TABLES
 from .clip_tower import STEMS, TowerConfig, tower, tower_weights
 from .component import Cache, Component, Depth, Port, Weight
 from .memory import visual_memory_ffn, visual_memory_operands
@@ -17,7 +18,6 @@ from .projector import project, projector_weights
 
 # What of the host has the memory beside its FFNs.
 BOTH, ENCODER, DECODER = PLACES = ("both", "encoder", "decoder")
-TABLES = ("adapter_emb1", "adapter_emb2")
 
 # (what an FFN read, what it gave) [B,T,d] -> what takes its place.
 Add = Callable[[Tensor, Tensor], Tensor]
@@ -94,8 +94,9 @@ class MemoryConfig:
 
 @dataclass(frozen=True)
 class EncoderDecoderConfig:
-    """Everything the graphs depend on. text_length is the longest text that is read, max_sequence the longest that is
-    written, the token it starts with included. A family's own config says what its HOST is."""
+    """Everything the graphs depend on. text_length is the longest text that is read, max_sequence the columns of the
+    decoder: as many tokens can be written, the one they start with not counted. A family's own config says what its
+    HOST is."""
 
     host: Host
     memory: MemoryConfig

@@ -1,6 +1,7 @@
 """The files of MemVP on an encoder-decoder -> its config, weights and use, around a host that its family reads."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 
 from ..checkpoints.clip import ClipCheckpoint, read_clip_tower
+from ..checkpoints.huggingface_folder import HostFolder
 from ..checkpoints.lazy import LazyTensor
 from ..checkpoints.matching import match
 from ..checkpoints.memvp_adapter import EncoderDecoderAdapter, read_encoder_decoder_adapter
@@ -72,6 +74,23 @@ def read_trained(source: Source) -> Trained:
             "Wrong pair?"
         )
     return Trained(adapter, clip)
+
+
+def with_trained(
+    base: HostFolder,
+    own: Mapping[str, LazyTensor],
+    adapter: EncoderDecoderAdapter,
+    words: str,
+    ignored: Sequence[str],
+) -> dict[str, LazyTensor]:
+    """The base's tensors, in place of some the adapter's `own`: a state dict of the whole model has them, with more
+    rows in the matrix `words` where some were added. InputError names those that the base has not, or of another
+    shape."""
+    expected = {name: base.weights[name].shape for name in own if name in base.weights}
+    if words in expected:
+        expected[words] = (*own[words].shape[:1], *expected[words][1:])
+    match(own, expected, f"{adapter.files[0]}, beside the base {base.path.parent},", ignored)
+    return {**base.weights, **own}
 
 
 def assembled(
@@ -142,7 +161,17 @@ def assembled(
         },
         memory=memory_entry(config),
         options=dict(options),
+        notes=_notes(memory),
     )
+
+
+def _notes(memory: MemoryConfig) -> list[str]:
+    if memory.tower or math.isqrt(memory.rows) ** 2 == memory.rows:
+        return []
+    return [
+        f"{memory.rows} visual rows make no square grid: image features of exactly {memory.rows} rows are taken, and "
+        "none are pooled; another number is the option visual_rows"
+    ]
 
 
 def _memory(trained: Trained, options: Mapping[str, Any]) -> MemoryConfig:

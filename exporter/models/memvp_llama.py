@@ -16,7 +16,7 @@ from torch import Tensor
 from ..checkpoints.llama_layout import Sizes, shapes
 from .clip_tower import STEMS, TowerConfig, tower, tower_weights
 from .component import Cache, Component, Depth, Port, Weight
-from .layers import attention, causal_bias, linear, merge_heads, rms_norm, rotary, select_positions, split_heads
+from .layers import attend, causal_bias, linear, rms_norm, rotary, select_positions, split_heads, with_past
 from .memory import visual_memory_ffn, visual_memory_operands
 from .projector import project, projector_weights
 
@@ -179,22 +179,17 @@ def decoder(
         )
         # Where one of the three is kept in float32 the attention is too, over a cache that is not.
         dtype = torch.promote_types(query.dtype, torch.promote_types(key.dtype, value.dtype))
-        key = _with_past(inputs[f"past_key_values.{i}.key"], rotary(key, cos, sin))
-        value = _with_past(inputs[f"past_key_values.{i}.value"], value)
+        key = with_past(inputs[f"past_key_values.{i}.key"], rotary(key, cos, sin))
+        value = with_past(inputs[f"past_key_values.{i}.value"], value)
         if caches:
             present += [key, value]
-        mixed = merge_heads(attention(rotary(query, cos, sin).to(dtype), key.to(dtype), value.to(dtype), bias))
+        mixed = attend(rotary(query, cos, sin).to(dtype), key, value, bias)
         x = x + linear(mixed, weights[f"{layer}.self_attn.o_proj.weight"])
         x = x + _feed_forward(weights, config, layer, x, visual)
 
     x = select_positions(x, inputs["logits_positions"])
     x = rms_norm(x, weights["model.norm.weight"], config.norm_eps)
     return (linear(x, weights["lm_head.weight"]).float(), *present)
-
-
-def _with_past(past: Tensor, new: Tensor) -> Tensor:
-    """Past and new columns [B,H,P+T,hd] in the cache's dtype, whatever the projection's is."""
-    return torch.cat([past, new.to(past.dtype)], 2)
 
 
 def _feed_forward(weights: Mapping[str, Tensor], config: Config, layer: str, x: Tensor, visual: Tensor) -> Tensor:

@@ -1,10 +1,13 @@
 """The files of MemVP-T5 -> its config, weights and use (spec 2)."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
-from ..checkpoints.huggingface_t5 import IGNORED, MAX_DISTANCE, T5Folder, canonical, read_huggingface_t5
-from ..checkpoints.json_file import check_sizes
+from ..checkpoints.huggingface_folder import HostFolder
+from ..checkpoints.huggingface_t5 import EPS, IGNORED, MAX_DISTANCE, WORDS, canonical, read_huggingface_t5
+from ..checkpoints.json_file import check_sizes, number
 from ..checkpoints.lazy import LazyTensor
 from ..checkpoints.matching import count_numbered
 from ..checkpoints.source import Source
@@ -12,9 +15,9 @@ from ..errors import InputError
 from ..tokenization import describe_t5
 from .apt_files import shapes_in
 from .family import Model
-from .memvp_encoder_decoder_files import HostFiles, assembled, read_trained
+from .memvp_encoder_decoder_files import HostFiles, assembled, read_trained, with_trained
 from .memvp_t5 import Config
-from .t5 import BUCKETS, TABLES, WORDS, T5Config, by_distance
+from .t5 import BUCKETS, TABLES, T5Config, by_distance
 
 # Tables by distance have a row for each.
 FARTHEST = 1 << 16
@@ -26,15 +29,20 @@ def load(source: Source) -> Model:
     """Read the files of `source` (keys base, adapter, tokenizer and, for a model that looks at pixels, vision)."""
     trained = read_trained(source)
     folder = read_huggingface_t5(source.files["base"])
-    own = _config(folder, folder.weights)
-    # A state dict of the whole model has the host's tensors too: with more words, where some were added.
-    merged = folder.weights | canonical(trained.adapter.host)
-    host = _config(folder, merged, own.vocab)
+    own, host = canonical(trained.adapter.host), _config(folder)
+    merged = with_trained(folder, own, trained.adapter, WORDS, IGNORED)
+    host = replace(host, vocab=merged[WORDS].shape[0])
     weights = _with_distances(merged, host)
     files = HostFiles(host, weights, IGNORED, folder.generation, folder.files, folder.weights[WORDS].dtype)
-    inside = source.files["tokenizer"] / SENTENCEPIECE
-    tokenizer = inside if inside.is_file() else source.files["tokenizer"]
+    tokenizer = _tokenizer(source.files["tokenizer"])
     return assembled(source, Config, files, trained, describe_t5(tokenizer), {"file": tokenizer})
+
+
+def _tokenizer(path: Path) -> Path:
+    """The sentencepiece model at a path, or in a folder there."""
+    if path.is_dir() and not (path / SENTENCEPIECE).is_file():
+        raise InputError(f"the tokenizer {path} is a folder that holds no {SENTENCEPIECE}, T5's tokenizer.")
+    return path / SENTENCEPIECE if path.is_dir() else path
 
 
 def _with_distances(found: Mapping[str, LazyTensor], host: T5Config) -> dict[str, LazyTensor]:
@@ -47,8 +55,9 @@ def _with_distances(found: Mapping[str, LazyTensor], host: T5Config) -> dict[str
     return weights
 
 
-def _config(folder: T5Folder, found: Mapping[str, LazyTensor], claimed_vocab: int | None = None) -> T5Config:
+def _config(folder: HostFolder) -> T5Config:
     """The sizes of tensors, and what the config alone tells. InputError where the two are of different models."""
+    found = folder.weights
     shape = shapes_in(found, folder.path, "T5")
     vocab, dim = shape(WORDS, 2)
     encoder, decoder = T5Config.encoder_stem, T5Config.decoder_stem
@@ -71,7 +80,7 @@ def _config(folder: T5Folder, found: Mapping[str, LazyTensor], claimed_vocab: in
         "num_heads": heads,
         "d_kv": inner // heads,
         "relative_attention_num_buckets": buckets,
-        "vocab_size": claimed_vocab or vocab,
+        "vocab_size": vocab,
     }
     check_sizes(folder.config, sizes, folder.path)
     farthest = folder.size("relative_attention_max_distance", MAX_DISTANCE)
@@ -79,4 +88,5 @@ def _config(folder: T5Folder, found: Mapping[str, LazyTensor], claimed_vocab: in
         raise InputError(
             f"{folder.path}: {buckets} buckets do not reach a relative_attention_max_distance of {farthest} as T5's do."
         )
-    return T5Config(dim, layers, decoder_layers, heads, inner // heads, ffn_dim, vocab, farthest, folder.eps)
+    eps = number(folder.config, "layer_norm_epsilon", folder.path, EPS)
+    return T5Config(dim, layers, decoder_layers, heads, inner // heads, ffn_dim, vocab, farthest, eps)

@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checkpoints.huggingface_t5 import WORDS
 from .component import Weight
-from .layers import attention, key_bias, later_bias, linear, merge_heads, rms_norm, split_heads
+from .layers import attend, key_bias, later_bias, linear, rms_norm, split_heads, with_past
 
 if TYPE_CHECKING:
     from .memvp_encoder_decoder import Add
 
-WORDS = "shared.weight"
 TABLES = {side: f"{side}.relative_attention_bias.weight" for side in ("encoder", "decoder")}
 BUCKETS = {side: f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight" for side in TABLES}
 
@@ -115,9 +115,8 @@ class T5Config:
             layer, cache = f"{self.decoder_stem}.{i}.layer", f"past_key_values.{i}"
             normed = self._normed(weights, f"{layer}.0", x)
             query, key, value = (self._heads(weights, f"{layer}.0.SelfAttention.{part}", normed) for part in "qkv")
-            before = past[f"{cache}.decoder.key"], past[f"{cache}.decoder.value"]
-            # The cache keeps its type, whatever the projections have.
-            key, value = (torch.cat([old, new.to(old.dtype)], 2) for old, new in zip(before, (key, value), strict=True))
+            key = with_past(past[f"{cache}.decoder.key"], key)
+            value = with_past(past[f"{cache}.decoder.value"], value)
             present += [key, value]
             x = x + self._attended(weights, f"{layer}.0.SelfAttention", query, key, value, bias)
             query = self._heads(weights, f"{layer}.1.EncDecAttention.q", self._normed(weights, f"{layer}.1", x))
@@ -151,10 +150,8 @@ class T5Config:
     def _attended(
         self, weights: Mapping[str, Tensor], name: str, query: Tensor, key: Tensor, value: Tensor, bias: Tensor
     ) -> Tensor:
-        """`o(softmax(q k^T + bias) v)`. Where one of the three is kept in float32 the attention is too."""
-        dtype = torch.promote_types(query.dtype, torch.promote_types(key.dtype, value.dtype))
-        mixed = attention(query.to(dtype), key.to(dtype), value.to(dtype), bias, scale=1.0)
-        return linear(merge_heads(mixed), weights[f"{name}.o.weight"])
+        """`o(softmax(q k^T + bias) v)`"""
+        return linear(attend(query, key, value, bias, scale=1.0), weights[f"{name}.o.weight"])
 
     def _feed_forward(self, weights: Mapping[str, Tensor], layer: str, x: Tensor, add: "Add") -> Tensor:
         """`add(n, wo relu(wi n))` of the normed rows n."""

@@ -26,7 +26,7 @@ def reference_of(bundle: Bundle, source: Source | None) -> tuple[TorchReference,
     """The reference of a bundle: on `source`, which must be what the bundle was made from, or on its own weights.
 
     Raises InputError where the source's config, preprocessing or tokenizer is another one: pixels and ids would differ
-    before any graph runs."""
+    before any graph runs. So does it where answers are made by other rules."""
     components = components_of(bundle.manifest["family"], bundle.manifest["config"])
     if source is None:
         tensors: dict[str, LazyTensor] = {}
@@ -47,6 +47,7 @@ def _differing(model: Model, bundle: Bundle) -> list[str]:
         "family": (model.family, manifest["family"]),
         "config": (model.config.to_dict(), manifest["config"]),
         "preprocessing": (dict(model.preprocessing), manifest["preprocessing"]),
+        "generation": (model.generation, manifest["generation"]),
         "similarity": (model.similarity, manifest.get("similarity")),
         "tokenizer": (dict(model.tokenizer), tokenizer),
         "the tokenizer's files": (
@@ -80,19 +81,20 @@ def random_cases(reference: Session, components: Sequence[Component]) -> Iterato
     for batch, columns in _SHAPES:
         random = np.random.default_rng([batch, columns])
         known: Arrays = {}
+        # What one component leaves is another's input.
+        rows = min(batch, *(component.ranges["batch"][1] for component in components))
         for component in components:
-            batch = min(batch, component.ranges["batch"][1])
             lowest, highest = component.ranges.get(columns_of(component), (1, columns))
-            columns = max(lowest, min(columns, highest))
-            made = random_inputs(component, random, batch, columns)
-            drawn = sides(component, 2, 1 + columns % 3)
-            made |= image_inputs(component, random, {"batch": batch, **drawn}, known)
+            length = max(lowest, min(columns, highest))
+            made = random_inputs(component, random, rows, length)
+            drawn = sides(component, 2, 1 + length % 3)
+            made |= image_inputs(component, random, {"batch": rows, **drawn}, known)
             inputs = complete(component, {**made, **known})
             outputs = reference.run(component.name, inputs, wanted(component))
             known |= left_by(component, inputs, outputs)
-            sizes = [f"{columns} columns"] * bool(columns_of(component))
-            sizes += [f"{side} {length}" for side, length in drawn.items()]
-            yield Case(component.name, ", ".join(["random", f"batch {batch}", *sizes]), inputs, outputs)
+            sizes = [f"{length} columns"] * bool(columns_of(component))
+            sizes += [f"{side} {size}" for side, size in drawn.items()]
+            yield Case(component.name, ", ".join(["random", f"batch {rows}", *sizes]), inputs, outputs)
 
 
 def wanted(component: Component) -> list[str]:

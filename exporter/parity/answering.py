@@ -13,18 +13,17 @@ from ..bundle import Bundle
 from ..classifier import MODEL, Classifier
 from ..data import Answer, Request
 from ..datasets import Dataset
-from ..encoder_decoder import ENCODER, VISION, EncoderDecoder
 from ..engines.shapes import NoProfile
 from ..errors import VerdictError
 from ..label_matcher import LabelMatcher
-from ..pipeline import Pipeline, Settings, TextPipeline
+from ..pipeline import Settings, TextPipeline
 from ..pipelines import AnyPipeline, pipeline_from
 from ..session import Arrays, Session
 from .compare import compare_answer, compare_output
 from .golden import Case
 from .label_points import compared_logits
 from .quality import quality_of
-from .recording import ROWS, distinct_logits, record_answers
+from .recording import ROWS, distinct_logits, record_answers, run_case
 from .replay import Pair
 from .report import Report
 from .thresholds import Threshold
@@ -50,21 +49,20 @@ def possible(settings: Settings, manifest: Mapping[str, Any]) -> Settings:
 def fits(pipeline: AnyPipeline, request: Request, settings: Settings, longest: int) -> bool:
     """Whether what may be shorter than the model, which takes `longest` columns, sees the prompt as the model does and
     writes as many tokens."""
-    if isinstance(pipeline, EncoderDecoder) and settings.max_new_tokens > pipeline.max_written:
-        return False
-    if pipeline.max_sequence >= longest:
+    room = pipeline.text_room(settings)
+    if room and pipeline.max_sequence >= longest:
         return True
-    written = settings.max_new_tokens if isinstance(pipeline, Pipeline) else 0
-    return max(map(len, pipeline.texts(request))) + written <= pipeline.max_sequence
+    return max(map(len, pipeline.texts(request))) <= room
 
 
-def note_left_out(report: Report, count: int, of: str, pipeline: AnyPipeline) -> None:
+def note_left_out(report: Report, count: int, of: str, pipeline: AnyPipeline, settings: Settings) -> None:
     """Tell that `count` requests do not fit, of those that `of` names."""
-    if count:
-        report.notes.append(
-            f"{count} of {of} were not compared: they are longer than the {pipeline.max_sequence} columns that the "
-            "engine was built for"
-        )
+    if not count:
+        return
+    why = f"they are longer than the {pipeline.max_sequence} columns that the engine was built for"
+    if not pipeline.text_room(settings):
+        why = f"the engine was built for answers of fewer than {settings.max_new_tokens} tokens"
+    report.notes.append(f"{count} of {of} were not compared: {why}")
 
 
 def compare_answers(
@@ -146,7 +144,7 @@ def compare_data(
             ((output, wanted),) = case.outputs.items()
             try:
                 inputs = {name: made.get(name, array) for name, array in case.inputs.items()}
-                outputs = _run(tested, answering, batch, Case(case.component, name, inputs, {}), output)
+                outputs = run_case(tested, answering, batch, Case(case.component, name, inputs, {}), output)
             except NoProfile as error:
                 report.notes.append(f"{case.component}, {name}, was not compared: {error}")
                 continue
@@ -159,29 +157,12 @@ def compare_data(
             pairs = compared_logits(answering, expecting, batch, name)
             report.outputs += [compare_output(pair, kind, limit) for pair in pairs]
         answered += compare_answers(report, answering, batch, expected, margins, kind, settings, any_margin)
-    note_left_out(report, total - fitting, f"{total} requests", answering)
+    note_left_out(report, total - fitting, f"{total} requests", answering, settings)
     if len(report.outputs) == compared:
         _fail(report, "no request of the data could be compared: the engines were built for other shapes")
     if answered:
         agreements = [one.agreement for one in report.outputs[compared:] if one.agreement is not None]
         report.quality = replace(quality_of(agreements, report.answers[before:]), questions=answered)
-
-
-def _run(session: Session, answering: AnyPipeline, batch: Sequence[Request], case: Case, output: str) -> Arrays:
-    """The output of a recorded case, a decoder's in the pieces in which an answer is made; and of an encoder what the
-    decoder takes, by the names it has there."""
-    inputs = case.inputs
-    if isinstance(answering, Pipeline) and output == "logits":
-        names = ("input_ids", "attention_mask", "logits_positions", "visual_memory")
-        return {output: answering.logits(*(inputs[name] for name in names))}
-    if not isinstance(answering, EncoderDecoder):
-        return session.run(case.component, inputs, [output])
-    if output == "logits":
-        return {output: answering.logits(inputs["input_ids"], answering.held(inputs))}
-    if case.component == ENCODER:
-        return answering.encoded(inputs, output)
-    found = session.run(case.component, inputs, [output])
-    return {output: answering.shown(batch, found[output])} if case.component == VISION else found
 
 
 def _digest(case: Case) -> str:

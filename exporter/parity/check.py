@@ -178,7 +178,7 @@ def _compare_golden_answers(report: Report, tested: _Tested, bundle: Bundle) -> 
     longest = bundle.manifest["tokenizer"]["maximum"]
     # The model made its golden answers with the pipeline's own settings.
     samples = [pair for pair in read_samples(bundle) if fits(pipeline, pair[0], pipeline.defaults, longest)]
-    note_left_out(report, len(margins) - len(samples), f"{len(margins)} golden answers", pipeline)
+    note_left_out(report, len(margins) - len(samples), f"{len(margins)} golden answers", pipeline, pipeline.defaults)
     if samples:
         requests, answers = zip(*samples, strict=True)
         expected = [_begun(pipeline, answer, settings) for answer in answers]

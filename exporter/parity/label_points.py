@@ -30,7 +30,7 @@ def record_answers(
 ) -> tuple[list[Case], list[tuple[float, ...]]]:
     """See `recording.record_answers`; the logits are those over each request's labels. The texts' points are those
     that the pipeline, which runs `session`, answered with."""
-    images = pipeline.image_inputs(requests)
+    images = pipeline.inputs(requests)
     seen = session.run(IMAGE, images, ["image_embeds"])
     logits = pipeline.logits(requests, seen["image_embeds"])
     chosen: list[tuple[float, ...]] = [(float(margins(row)),) for row in logits]

@@ -47,6 +47,14 @@ def record_answers(
     return [seen, read], [tuple(map(float, row[:count])) for row, count in zip(leads, chosen, strict=True)]
 
 
+def run_case(session: Session, pipeline: Pipeline, requests: Sequence[Request], case: Case, output: str) -> Arrays:
+    """See `recording.run_case`."""
+    if output != "logits":
+        return session.run(case.component, case.inputs, [output])
+    names = ("input_ids", "attention_mask", "logits_positions", "visual_memory")
+    return {output: pipeline.logits(*(case.inputs[name] for name in names))}
+
+
 def distinct_logits(case: Case, logits: np.ndarray) -> np.ndarray:
     """Logits [B,K,V] of a recorded decoder case without the repeated positions: [n,V]."""
     return logits[np.diff(case.inputs["logits_positions"], prepend=-1) != 0]

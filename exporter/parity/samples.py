@@ -38,6 +38,7 @@ _TEXTS = (
     "Question: Which word comes first in the alphabet?\nContext: N/A\nOptions: (A) sea (B) sun\nResponse:The answer is",
 )
 _SHORT_TEXTS = ("What is shown in the picture?", "Which side is brighter?", "Is there a ring?")
+_CAPTIONED = ("", *_SHORT_TEXTS[:2])
 _TEMPLATES = ("", "a drawing of a {}.", "this is {}")
 _PROMPTS = ("a red ring on a white table", "a drawing of a house by the sea", "two cats")
 _LABELS = ("ring", "gradient from dark to bright", "photograph")
@@ -139,7 +140,7 @@ class Needs:
     """What every request must have: images, 0 where the model can do without; with labels, a text that is a template
     around a label or empty, and with choices the labels themselves, where the bundle has none. prompts: the text is
     what an image is made of, and there must be no image. short: the text is a plain question, and its answer no letter.
-    features: an image is a file of these, rows and width."""
+    features: an image is a file of these, rows and width. captions: the text was empty in training."""
 
     images: int = 0
     labels: bool = False
@@ -147,10 +148,11 @@ class Needs:
     prompts: bool = False
     short: bool = False
     features: tuple[int, int] | None = None
+    captions: bool = False
 
 
-def needs_of(components: Sequence["Component"], labels: Sequence[str] | None) -> Needs:
-    """What a model's components need of a request; labels are the bundle's own."""
+def needs_of(components: Sequence["Component"], labels: Sequence[str] | None, task: str = "") -> Needs:
+    """What a model's components need of a request; labels are the bundle's own, task the model's."""
     parts = [{port.name for port in component.inputs} for component in components]
     names = [name for part in parts for name in part]
     writes = "image_indicator" in names or "encoder_attention_mask" in names
@@ -160,7 +162,7 @@ def needs_of(components: Sequence["Component"], labels: Sequence[str] | None) ->
     short = images > 0 or "encoder_attention_mask" in names
     ports = (port for component in components for port in component.inputs if port.name == "image_features")
     features = next(((int(port.dims[1]), int(port.dims[2])) for port in ports), None)
-    return Needs(images, apart, apart and not labels, "timestep" in names, short, features)
+    return Needs(images, apart, apart and not labels, "timestep" in names, short, features, task == "caption")
 
 
 def chosen_requests(samples: Path | None, needs: Needs | None = None) -> list[tuple[Request, list[Picture | None]]]:
@@ -199,10 +201,7 @@ def _picture(path: Path | None, width: int | None) -> Picture | None:
     """What is at a request's path: a picture, or features of this width."""
     if path is None or width is None:
         return load_image(path) if path else None
-    try:
-        return load_features(path, width)
-    except InputError as error:
-        raise InputError(f"the image features {path} cannot be used: {error}") from error
+    return load_features(path, width)
 
 
 def bundled_requests(samples: Path | None, writer: BundleWriter, needs: Needs | None = None) -> list[Request]:
@@ -240,7 +239,8 @@ def _builtin(needs: Needs) -> list[tuple[Request, list[Picture | None]]]:
         pictures = [*drawn.astype(np.float32), None]
     # All labels of a bundle are read for each template: one will do.
     templates = _TEMPLATES if needs.choices else [""] * 3
-    texts = templates if needs.labels else _SHORT_TEXTS if needs.short else _TEXTS
+    short = _CAPTIONED if needs.captions else _SHORT_TEXTS
+    texts = templates if needs.labels else short if needs.short else _TEXTS
     choices = _LABELS if needs.choices else None
     if needs.prompts:
         return [(Request(f"builtin-{i}", text), [None]) for i, text in enumerate(_PROMPTS)]

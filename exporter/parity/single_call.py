@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 from ..classifier import MODEL, Classifier
 from ..data import Answer, Request
 from ..pipeline import Settings
-from ..session import Session
+from ..pipelines import AnyPipeline
+from ..session import Arrays, Session
 from .golden import Case
 from .metrics import margins
 
@@ -31,3 +32,8 @@ def record_answers(
         (float(lead),) if answer.ids else () for lead, answer in zip(leads, answers, strict=True)
     ]
     return [Case(MODEL, name, inputs, outputs)], chosen
+
+
+def run_case(session: Session, pipeline: AnyPipeline, requests: Sequence[Request], case: Case, output: str) -> Arrays:
+    """See `recording.run_case`: all of it in one call."""
+    return session.run(case.component, case.inputs, [output])

@@ -49,6 +49,18 @@ def record_answers(
     return cases, [tuple(row[:count]) for row, count in zip(margins, _lengths(answers, settings), strict=True)]
 
 
+def run_case(
+    session: Session, pipeline: EncoderDecoder, requests: Sequence[Request], case: Case, output: str
+) -> Arrays:
+    """See `recording.run_case`."""
+    if output == "logits":
+        return {output: pipeline.logits(case.inputs["input_ids"], pipeline.held(case.inputs))}
+    if case.component == ENCODER:
+        return pipeline.encoded(case.inputs, output)
+    found = session.run(case.component, case.inputs, [output])[output]
+    return {output: pipeline.shown(requests, found)}
+
+
 def _lengths(answers: Sequence[Answer], settings: Settings) -> list[int]:
     """How many tokens were written: without an EOS the last one of an answer is the last that was asked for."""
     return [min(len(answer.ids) + 1, settings.max_new_tokens) for answer in answers]

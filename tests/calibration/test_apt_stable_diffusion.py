@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from memvp_export import export_onnx, read_source
-from memvp_export.calibration import image_samples, observe, samples
+from memvp_export.calibration import collect, image_samples, observe, samples
 from memvp_export.calibration.calibrate import calibrate
 from memvp_export.calibration.collect import Resume
 from memvp_export.calibration.damage import damage
@@ -178,12 +178,13 @@ def test_a_killed_run_goes_on_and_finds_the_same(root: Path, monkeypatch: pytest
 
     expected, save = run(), Resume.save
 
-    def killed(self: Resume, observers: Any, done: int, now: bool = False) -> None:
-        save(self, observers, done, now=True)
+    def killed(self: Resume, observers: Any, done: int) -> None:
+        save(self, observers, done)
         if done == 5:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(collect, "_SECONDS_BETWEEN", 0.0)
         patch.setattr(Resume, "save", killed)
         run()
     assert run() == expected and not list((root / "calibration").glob(".*"))

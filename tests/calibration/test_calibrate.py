@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from memvp_export.calibration import observe, publish
+from memvp_export.calibration import collect, observe, publish
 from memvp_export.calibration.calibrate import calibrate
 from memvp_export.calibration.collect import Resume
 from memvp_export.calibration.samples import open_samples
@@ -84,26 +84,35 @@ def test_a_scale_file_serves_another_precision(
         calibrate(half, precision="fp8", scales=bundle / "calibration/int8.json")
 
 
+@pytest.mark.parametrize("within", [False, True])
 def test_a_killed_run_goes_on_and_finds_the_same(
-    bundle: Path, questions: list[Request], monkeypatch: pytest.MonkeyPatch
+    within: bool, bundle: Path, questions: list[Request], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Killed between two batches, or when part of the second was observed."""
     _int8(bundle, questions)
     expected = (bundle / "calibration/int8.json").read_bytes()
     save, run = Resume.save, observe.ObservingSession.run
     calls: list[str] = []
+    saved: list[int] = []
 
-    def at_once(self: Resume, observers: Any, done: int, now: bool = False) -> None:
-        save(self, observers, done, now=True)
-        raise KeyboardInterrupt
+    def at_once(self: Resume, observers: Any, done: int) -> None:
+        save(self, observers, done)
+        saved.append(len(calls))
+        if not within:
+            raise KeyboardInterrupt
 
     def counted(self: Any, component: str, *rest: Any) -> Any:
         calls.append(component)
+        if len(saved) == 1 and len(calls) == saved[0] + 2:
+            raise KeyboardInterrupt
         return run(self, component, *rest)
 
     monkeypatch.setattr(observe.ObservingSession, "run", counted)
     with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(collect, "_SECONDS_BETWEEN", 0.0)
         killed.setattr(Resume, "save", at_once)
         _int8(bundle, questions)
+    saved.clear()
     before = len(calls)
     assert list((bundle / "calibration").glob(".int8.json.resume-*"))
     _int8(bundle, questions)
@@ -120,7 +129,7 @@ def test_a_run_that_ends_before_its_graphs_are_entered_observes_nothing_again(
 ) -> None:
     _int8(bundle, questions)
     expected = _files(bundle)
-    save, run = Resume.save, observe.ObservingSession.run
+    run = observe.ObservingSession.run
     calls: list[str] = []
 
     def counted(self: Any, component: str, *rest: Any) -> Any:
@@ -130,7 +139,7 @@ def test_a_run_that_ends_before_its_graphs_are_entered_observes_nothing_again(
     def interrupted(*given: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Resume, "save", lambda self, observers, done, now=False: save(self, observers, done, True))
+    monkeypatch.setattr(collect, "_SECONDS_BETWEEN", 0.0)
     monkeypatch.setattr(observe.ObservingSession, "run", counted)
     with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
         killed.setattr("memvp_export.calibration.calibrate.enter", interrupted)

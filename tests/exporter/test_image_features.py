@@ -1,5 +1,6 @@
 """Features of an image are pooled as torch pools them, from each kind of file, or refused in one clear message."""
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -103,6 +104,29 @@ def test_damaged_files_are_refused(tmp_path: Path, suffix: str, damage: Callable
     assert "\n" not in str(caught.value)
 
 
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(60)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        (None, PNG, "does not begin like one"),
+        (b"(49, 5), }", b"(9**9, 5)}", "its header describes no array"),
+        (b"(49, 5), }", b"(99999999}", "its header describes no array"),
+    ],
+)
+def test_an_npy_file_that_is_none_is_refused_in_own_words(
+    tmp_path: Path, before: bytes | None, after: bytes, words: str
+) -> None:
+    path = save(tmp_path / "a.npy", features())
+    changed = path.read_bytes().replace(before, after) if before else after
+    assert changed != path.read_bytes()
+    path.write_bytes(changed)
+    with pytest.raises(InputError, match=f"damaged.*{words}") as caught:
+        load_features(path, WIDTH)
+    assert not re.search("pickle|object at|multi-line", str(caught.value))
+
+
 def test_pickled_objects_are_never_loaded(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.array([[{}]], object), allow_pickle=True)
     with pytest.raises(InputError, match="damaged"):
@@ -131,6 +155,23 @@ def test_an_h5_file_of_another_layout_or_with_links_is_refused(tmp_path: Path) -
         file["c/features"] = h5py.ExternalLink(inside, "inside/features")
     with pytest.raises(InputError, match="no dataset 'c/features'"):
         load_features(tmp_path / "c.h5", WIDTH)
+
+
+@pytest.mark.parametrize("kind", ["external", "virtual"])
+def test_an_h5_file_whose_values_lie_in_another_is_refused(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "secret").write_bytes(features().tobytes())
+    inside = save(tmp_path / "inside.h5", features())
+    layout = h5py.VirtualLayout((49, WIDTH), np.float32)
+    layout[:] = h5py.VirtualSource(inside, "inside/features", (49, WIDTH))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        if kind == "virtual":
+            file.create_virtual_dataset("a/features", layout)
+        else:
+            file.create_dataset("a/features", (49, WIDTH), np.float32, external=[(tmp_path / "secret", 0, 980)])
+    with h5py.File(tmp_path / "a.h5") as file:
+        np.testing.assert_array_equal(file["a/features"], features())
+    with pytest.raises(InputError, match="lies in other files"):
+        load_features(tmp_path / "a.h5", WIDTH)
 
 
 def test_h5_needs_h5py_and_the_others_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

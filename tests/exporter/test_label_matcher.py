@@ -82,7 +82,7 @@ def test_the_nearest_label_is_the_answer(session: Fake, tokenizer: EncoderTokeni
     ]
     top = answers[1].top
     assert top[0][0] == "green" and sum(share for _, share in top) == pytest.approx(1)
-    (pixels,) = made.image_inputs([Request("1", "", pictures[1])]).values()
+    (pixels,) = made.inputs([Request("1", "", pictures[1])]).values()
     logits = np.e * pixels.mean((0, 2, 3))
     assert dict(top) == pytest.approx(dict(zip(LABELS, np.exp(logits) / np.exp(logits).sum(), strict=True)))
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,11 @@ from memvp_export import export_onnx, read_source
 from memvp_export.calibration.calibrate import calibrate
 from memvp_export.calibration.synthetic import synthetic_requests
 from memvp_export.examples.random_bart import PRESETS, write_source
-from memvp_export.exporter.bench.loads import plan_loads
-from memvp_export.exporter.bench.options import Options
 from memvp_export.exporter.bundle import Bundle
 from memvp_export.exporter.data import Request
 from memvp_export.exporter.engines.build import build_engines
 from memvp_export.exporter.engines.request import Request as EngineRequest
-from memvp_export.exporter.errors import InputError
+from memvp_export.exporter.errors import InputError, VerdictError
 from memvp_export.exporter.graphs.lowering import lower
 from memvp_export.exporter.models.family import components_of, load
 from memvp_export.exporter.models.reference import TorchReference
@@ -28,15 +27,15 @@ from memvp_export.exporter.parity.check import check
 from memvp_export.exporter.parity.replay import replay
 from memvp_export.exporter.parity.samples import read_cases
 from memvp_export.exporter.pipeline import Settings
+from memvp_export.exporter.pipelines import pipeline_from
 from memvp_export.exporter.run import open_pipeline, run, run_file
-from safetensors.torch import load_file
 from torch.nn import functional as F
-from transformers import BartConfig, BartForConditionalGeneration, BartTokenizerFast
+from transformers import BartForConditionalGeneration, BartTokenizerFast
 
 from .engines.conftest import tensorrt_here  # noqa: F401
 from .models.memory_hooks import bart_ffns, memory_added, visual_memory
 
-SIZES = PRESETS["odd"]
+SIZES = replace(PRESETS["odd"], decoder_layers=1)
 TEXTS = ("what is it?", "is there a rather long and winding question about the picture here or not, after all?", "")
 
 
@@ -58,30 +57,25 @@ def requests_of(source: Path) -> list[Request]:
     return [Request(f"{i}-{j}", text, image) for i, text in enumerate(TEXTS) for j, image in enumerate(images)]
 
 
-def generated(source: Path, request: Request, **settings: Any) -> list[int]:
-    """What transformers writes, token by token, from the files of the source: greedily, by the rules of bart-base."""
-    config = json.loads((source / "base" / "config.json").read_text())
-    model = BartForConditionalGeneration(BartConfig(**{k: v for k, v in config.items() if k != "architectures"}))
-    model.model.load_state_dict(load_file(source / "base" / "model.safetensors"), strict=False)
-    model.tie_weights()
+def generated(source: Path, requests: Sequence[Request], **settings: Any) -> list[list[int]]:
+    """What transformers writes, token by token, from the files of the source: by the rules that it reads there."""
+    model = BartForConditionalGeneration.from_pretrained(source / "base").eval()
     tokenizer = BartTokenizerFast.from_pretrained(source / "base", add_prefix_space=False)
-    text = tokenizer("vqa: " + request.text, return_tensors="pt", truncation=True, max_length=20)
     adapter = torch.load(source / "memvp.pth", weights_only=True)
     tables = {name: adapter[name][0] for name in ("adapter_emb1", "adapter_emb2")}
-    visual = visual_memory(adapter, request.image, SIZES.rows)
-    with torch.no_grad(), memory_added(bart_ffns(model.eval()), visual, tables, F.gelu):
-        found = model.generate(
-            **{key: text[key] for key in ("input_ids", "attention_mask")},
-            num_beams=1,
-            do_sample=False,
-            early_stopping=False,
-            max_length=20,
-            **{key: config[key] for key in config if key.endswith("_token_id")},
-            no_repeat_ngram_size=config["no_repeat_ngram_size"],
-            **settings,
-        )
-    assert found[0, 0] == config["decoder_start_token_id"]
-    return found[0, 1:].tolist()
+    found = []
+    for request in requests:
+        text = tokenizer("vqa: " + request.text, return_tensors="pt", truncation=True, max_length=20)
+        visual = visual_memory(adapter, request.image, SIZES.rows)
+        with torch.no_grad(), memory_added(bart_ffns(model), visual, tables, F.gelu):
+            ids = model.generate(
+                **{key: text[key] for key in ("input_ids", "attention_mask")},
+                do_sample=False,
+                **{"num_beams": 1, "max_length": 20, **settings},
+            )
+        assert ids[0, 0] == model.config.decoder_start_token_id
+        found.append(ids[0, 1:].tolist())
+    return found
 
 
 def until_end(ids: Sequence[int]) -> tuple[int, ...]:
@@ -91,16 +85,49 @@ def until_end(ids: Sequence[int]) -> tuple[int, ...]:
 def test_answers_are_those_of_transformers(source: Path, bundle: Bundle) -> None:
     requests = requests_of(source)
     answers = open_pipeline(bundle).answer(requests, Settings(max_new_tokens=19, batch=4))
-    expected = [until_end(generated(source, request)) for request in requests]
+    expected = [until_end(ids) for ids in generated(source, requests)]
     assert [answer.ids for answer in answers] == expected
     assert [answer.truncated for answer in answers] == [False] * 3 + [True] * 3 + [False] * 3
     assert len(set(expected)) > 6
 
 
+def test_features_that_are_too_large_are_at_fault_not_the_widest_precision(bundle: Bundle, tmp_path: Path) -> None:
+    spec = bundle.manifest["preprocessing"]
+    np.save(tmp_path / "large.npy", np.full((spec["rows"], spec["width"]), 3e38, np.float32))
+    with pytest.raises(VerdictError, match=r"not finite, in float32.* values of this input are too large"):
+        run(bundle, "what?", tmp_path / "large.npy")
+
+
+def test_several_layers_keep_their_caches_apart(bundle: Bundle, tmp_path: Path) -> None:
+    """The graphs above have one; these run in PyTorch."""
+    write_source(tmp_path, PRESETS["odd"])
+    model, requests = load(read_source(tmp_path)), requests_of(tmp_path)[:3]
+    assert model.config.host.decoder_layers == 2
+    parts = {
+        part.name: bundle.manifest["components"][part.name]
+        | {"inputs": [*map(asdict, part.inputs)], "outputs": [*map(asdict, part.outputs)]}
+        for part in model.components
+    }
+    parts["decoder"]["cache"] = {**parts["decoder"]["cache"], "layers": 2}
+    reference = TorchReference(model.components, model.reference_weights)
+    found = pipeline_from(reference, {**bundle.manifest, "components": parts}, bundle.root).answer(requests)
+    assert [answer.ids for answer in found] == [until_end(ids) for ids in generated(tmp_path, requests)]
+
+
 def test_fewer_new_tokens_end_as_transformers_ends_them(source: Path, bundle: Bundle) -> None:
     request = requests_of(source)[0]
     (answer,) = open_pipeline(bundle).answer([request], Settings(max_new_tokens=5))
-    assert answer.ids == until_end(generated(source, request, max_new_tokens=5)) and len(answer.ids) == 4
+    (expected,) = generated(source, [request], max_new_tokens=5)
+    assert answer.ids == until_end(expected) and len(answer.ids) == 4
+
+
+def test_beams_find_what_those_of_transformers_find(source: Path, bundle: Bundle) -> None:
+    """How early they stop is in the base's config, as it is in that of bart-base."""
+    requests, pipeline = requests_of(source)[:4], open_pipeline(bundle)
+    found = [answer.ids for answer in pipeline.answer(requests, Settings(max_new_tokens=19, beams=4, batch=2))]
+    assert found == [until_end(ids) for ids in generated(source, requests, num_beams=4)]
+    assert found != [answer.ids for answer in pipeline.answer(requests)]
+    assert bundle.manifest["generation"]["early_stopping"] is True
 
 
 def test_a_bundle_passes_its_check(source: Path, bundle: Bundle) -> None:
@@ -129,7 +156,7 @@ def test_data_is_compared_from_features_to_answers(source: Path, bundle: Bundle,
 def test_an_edited_weight_fails_the_check(bundle: Bundle, tmp_path: Path) -> None:
     components = components_of("memvp-bart", bundle.manifest["config"])
     tensors = load(read_source(bundle.root.parent)).weights
-    name = "model.decoder.layers.1.encoder_attn.v_proj.weight"
+    name = "model.decoder.layers.0.encoder_attn.v_proj.weight"
     wrong = TorchReference(components, {**tensors, name: tensors[name].mapped(tensors[name].shape, lambda t: 2 * t)})
     pairs = [
         pair
@@ -184,39 +211,25 @@ def test_what_an_engine_is_built_of_answers_as_published(bundle: Bundle, tmp_pat
     assert all(np.linalg.norm(p.actual - p.expected) <= 1e-5 * np.linalg.norm(p.expected) for p in pairs)
 
 
-def test_a_load_reads_prefills_or_writes(bundle: Bundle) -> None:
-    components = bundle.manifest["components"]
-    cached = {name: bool(part["cache"]) for name, part in components.items()}
-    ranges = {name: part["ranges"] for name, part in components.items()}
-    assert {(load.stage, load.columns, load.past) for load in plan_loads(cached, ranges, Options(new_tokens=3))} == {
-        ("vision", 0, 0),
-        ("encoder", 20, 0),
-        ("prefill", 26, 0),
-        ("decode", 1, 25),
-        ("answer", 3, 0),
-    }
-
-
 @pytest.mark.usefixtures("tensorrt_here")
-def test_every_component_has_an_engine_with_its_sites(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_decoders_engine_has_its_sites_and_profiles(bundle: Bundle, tmp_path: Path) -> None:
+    """All components of one in a half type are in `engines/test_memvp_t5_engines.py`."""
     root = Path(shutil.copytree(bundle.root, tmp_path / "bundle"))
-    build_engines(root, EngineRequest(target="tensorrt", precision="fp32", max_batch=4, max_seq=22))
+    asked = {"components": ["decoder"], "precision": "fp32", "max_batch": 4, "max_seq": 22}
+    build_engines(root, EngineRequest(target="tensorrt", **asked))
     built = Bundle.open(root, verify=True)
-    entries = {entry["component"]: entry for entry in built.manifest["engines"]}
-    assert entries.keys() == {"vision", "encoder", "decoder"}
-    for name, layers in (("encoder", SIZES.layers), ("decoder", SIZES.decoder_layers)):
-        record = json.loads(built.path(entries[name]["layers"]).read_text())
-        nodes = {node.removeprefix("node_of_") for layer in record["layers"] for node in layer["onnx"]}
-        sites = {node.split("/")[0] for node in nodes if "VisualMemoryFFN" in node}
-        assert sites == {f"model.{name}.layers.{i}.fc2" for i in range(layers)}
-    decoder = entries["decoder"]
+    (decoder,) = built.manifest["engines"]
+    record = json.loads(built.path(decoder["layers"]).read_text())
+    nodes = {node.removeprefix("node_of_") for layer in record["layers"] for node in layer["onnx"]}
+    sites = {node.split("/")[0] for node in nodes if "VisualMemoryFFN" in node}
+    assert sites == {f"model.decoder.layers.{i}.fc2" for i in range(SIZES.decoder_layers)}
     capacity = SIZES.max_sequence
     assert decoder["cache"] == {"kind": "delta", "axis": 2, "layers": SIZES.decoder_layers, "capacity": capacity}
     profiles = {profile["name"]: profile["shapes"] for profile in decoder["profiles"]}
     heads, width = [4, SIZES.heads], SIZES.dim // SIZES.heads
     assert profiles["decode"]["input_ids"]["max"] == [4, 1]
     assert profiles["decode"]["past_key_values.0.decoder.key"]["max"] == [*heads, 21, width]
-    assert profiles["decode"]["past_key_values.1.encoder.value"]["max"] == [*heads, 20, width]
+    assert profiles["decode"]["past_key_values.0.encoder.value"]["max"] == [*heads, 20, width]
     assert profiles["prefill"]["encoder_attention_mask"] == {"min": [1, 1], "opt": [2, 20], "max": [4, 20]}
 
 

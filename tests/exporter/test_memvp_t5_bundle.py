@@ -6,20 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import onnx
 import pytest
 import torch
 from memvp_export import export_onnx, read_source
-from memvp_export.calibration.graphs32 import graphs_in
 from memvp_export.examples.random_t5 import PRESETS, write_source
 from memvp_export.exporter.bundle import Bundle, change
 from memvp_export.exporter.data import Request
 from memvp_export.exporter.errors import InputError
-from memvp_export.exporter.inspection.graph_report import report_graph
 from memvp_export.exporter.parity.check import check
 from memvp_export.exporter.pipeline import Settings
 from memvp_export.exporter.pipelines import pipeline_from
-from memvp_export.exporter.progress import Progress
 from memvp_export.exporter.run import open_pipeline, open_session, run
 from torch.nn import functional as F
 from transformers import T5ForConditionalGeneration, T5Tokenizer
@@ -125,13 +121,3 @@ def test_a_bundle_passes_its_check(source: Path, bundle: Bundle) -> None:
     assert report.passed, report.failures
     assert max(result.distance.relative_l2 for result in report.outputs) <= 1e-5
     assert len(report.answers) == 3 and report.image_effect is not None and report.image_effect > 1e-2
-
-
-def test_float16_keeps_wo_in_float32(bundle: Bundle, tmp_path: Path) -> None:
-    keep = bundle.keep_fp32("encoder", "fp16")
-    assert keep == ("*.DenseReluDense.wo",) and bundle.keep_fp32("vision", "fp16") == ()
-    path = graphs_in(bundle, ["encoder"], "fp16", tmp_path, Progress())["encoder"]
-    stored = onnx.load(path, load_external_data=False).graph.initializer
-    wide = {w.name for w in stored if w.data_type == onnx.TensorProto.FLOAT and w.data_location == w.EXTERNAL}
-    assert wide == {"encoder.relative_attention_bias.weight", "encoder.block.0.layer.1.DenseReluDense.wo.weight"}
-    assert "other" not in {island["reason"] for island in report_graph(path, {})["float32_islands"]}

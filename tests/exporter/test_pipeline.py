@@ -349,6 +349,10 @@ def test_what_does_not_fit_is_refused(root: Path, tokenizer: Tokenizer) -> None:
     made = pipeline(tokenizer)
     with pytest.raises(InputError, match="at most 8"):
         made.answer(requests(root), Settings(batch=9))
+    with pytest.raises(InputError, match=r"1 with 9 beams each; .* 8 rows: give --beams 8 or fewer, .* --max-batch 9"):
+        made.answer(requests(root), Settings(beams=9))
+    with pytest.raises(InputError, match="beams go with models that write after an encoder"):
+        made.answer(requests(root), Settings(beams=2))
     with pytest.raises(InputError, match="40 tokens"):
         made.answer(requests(root), Settings(max_new_tokens=MAXIMUM))
     with pytest.raises(InputError, match="two images"):

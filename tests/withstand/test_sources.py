@@ -171,7 +171,7 @@ SOURCES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a tensor missing and one too many": (_missing_tensor, "adapter_emb2"),
     "an adapter of another width": (
         lambda source: _replace_tensor(source / FILES["adapter"], "module.adapter_emb1", torch.ones(1, 290, 97)),
-        "adapter_emb2 is [290, 96], needs [290, 97]",
+        "adapter_emb1 has rows of 97, and adapter_proj.fc2.weight [96, 24] makes others",
     ),
 }
 

@@ -42,6 +42,30 @@ def test_a_decoder_without_a_cache_is_one_stage() -> None:
     assert [load.stage for load in plan_loads({"decoder": False}, RANGES, Options(batch=1))] == ["decoder"]
 
 
+READS = {
+    "encoder": {"batch": (1, 16), "encoder_sequence": (1, 20)},
+    "decoder": {"batch": (1, 16), "sequence": (1, 100), "past_sequence": (0, 99), "encoder_sequence": (1, 20)},
+}
+
+
+def test_what_an_encoder_reads_is_no_prefill_of_the_decoder_behind_it() -> None:
+    cached = {"encoder": False, "decoder": True}
+    loads = plan_loads(cached, READS, Options(batch=1, prompt_tokens=15, new_tokens=3), beams=5)
+    assert loads == [
+        Load("encoder", "encoder", "latency", 1, 15),
+        Load("decode", "decoder", "latency", 1, 1, 64, 15),
+        Load("answer", "decoder", "latency", 1, 3, beams=5),
+    ]
+    assert [load.title for load in loads[1:]] == [
+        "decode, batch 1, 1 token after 64, a text of 15 read",
+        "answer, batch 1, new tokens: 3, beams: 5",
+    ]
+    with pytest.raises(InputError, match=r"no stage 'prefill'.*encoder, decode"):
+        plan_loads(cached, READS, Options(stages=("prefill",)))
+    with pytest.raises(InputError, match="prompt_tokens is 40; encoder takes 1 to 20"):
+        plan_loads(cached, READS, Options(prompt_tokens=40))
+
+
 def test_stages_can_be_chosen() -> None:
     assert {load.stage for load in plan_loads(CACHED, RANGES, Options(stages=("decode",)))} == {"decode"}
     with pytest.raises(InputError, match=r"no stage 'dekode'.*vision, prefill, decode"):

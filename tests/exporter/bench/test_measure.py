@@ -8,19 +8,22 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from memvp_export.exporter.bench import lanes, torch_session
+from memvp_export.exporter.bench import lanes, measure, torch_session
 from memvp_export.exporter.bench.inputs import feed_of, filled_cache, golden_arrays, inputs_of
 from memvp_export.exporter.bench.loads import Load
 from memvp_export.exporter.bench.measure import bench, preview_bench
 from memvp_export.exporter.bench.options import Options
 from memvp_export.exporter.bench.report import BenchReport
-from memvp_export.exporter.bundle import Bundle
+from memvp_export.exporter.bundle import Bundle, change
+from memvp_export.exporter.encoder_decoder import EncoderDecoder
 from memvp_export.exporter.errors import EnvironmentLack, InputError, MissingPackage
 from memvp_export.exporter.machine import describe
 from memvp_export.exporter.onnx_session import OnnxSession
+from memvp_export.exporter.pipeline import Settings
 from memvp_export.exporter.session import Timing
 
 QUICK = Options(batch=3, prompt_tokens=7, past=5, warmup=1, iterations=20, duration=0)
@@ -90,6 +93,20 @@ def test_inputs_are_the_golden_ones_or_else_valid(bundle: Bundle) -> None:
     assert len(np.unique(made["input_ids"])) > 10 and made["attention_mask"].tolist() == [[1] * 10] * 6
     bf16 = inputs_of(decoder, load, 0, 8, "bf16", known)["visual_memory"]
     assert bf16.dtype.name == "bfloat16" and bf16.shape == (6, *known["visual_memory"].shape[1:])
+
+
+def test_a_decoder_looks_at_as_much_text_as_the_load_says() -> None:
+    ports = {"input_ids": "sequence", "encoder_attention_mask": "encoder_sequence"}
+    decoder = {
+        "inputs": [{"name": name, "dtype": "int64", "dims": ["batch", dim]} for name, dim in ports.items()],
+        "outputs": [{"name": "logits", "dtype": "float32", "dims": ["batch", "sequence", 9]}],
+        "ranges": {"batch": (1, 2), "sequence": (1, 40), "past_sequence": (0, 39), "encoder_sequence": (1, 20)},
+    }
+    made = inputs_of(decoder, Load("decode", "decoder", "latency", 2, 1, 5, 13), 5, 1, "fp32", {})
+    assert {name: array.shape for name, array in made.items()} == {
+        "input_ids": (2, 1),
+        "encoder_attention_mask": (2, 13),
+    }
 
 
 def test_the_first_call_stands_apart_and_rates_follow_from_the_mean(bundle: Bundle, fake: Callable) -> None:
@@ -171,6 +188,27 @@ def test_whole_answers_have_all_their_tokens(bundle: Bundle, fake: Callable) -> 
     assert sum(shape == (1, 1) for shape in steps) == sum(shape == (3, 1) for shape in steps) == 9
     # Vision, a prefill and three steps of 10 ms for four tokens.
     assert one.per_second == pytest.approx(4 / 0.05) and many.per_second == pytest.approx(12 / 0.05)
+
+
+def test_answers_are_measured_with_the_beams_that_they_are_made_with(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(shutil.copytree(bundle.root, tmp_path / "copy"))
+    with change(root) as (writer, manifest):
+        manifest["generation"]["num_beams"] = 5
+        writer.write_manifest(manifest)
+    options = Options(batch=3, new_tokens=4, stages=("answer",))
+    plan = preview_bench(root, ORT, options=options)
+    assert plan["loads"][1] == "throughput: answer, batch 3, new tokens: 4, beams: 5"
+
+    asked: list[tuple[int, Settings]] = []
+    pipeline = object.__new__(EncoderDecoder)
+    pipeline.max_batch, pipeline.tokenizer = 8, SimpleNamespace(eos=2)  # type: ignore[assignment]
+    pipeline.answer = lambda requests, settings: asked.append((len(requests), settings))  # type: ignore
+    monkeypatch.setattr(measure, "pipeline_from", lambda *parts: pipeline)
+    (lane,), _ = lanes.lanes_of([Bundle.open(root)], ORT, None)
+    measure._answer(lane, Load("answer", "decoder", "throughput", 3, 4, beams=5))()
+    assert asked == [(3, Settings(max_new_tokens=4, batch=1, beams=5))]
 
 
 def test_a_backend_that_fails_is_left_out_and_the_others_keep_their_results(

@@ -1,4 +1,5 @@
-"""MemVP-T5 in half engines, built for real without a GPU: types of weights, memory sites, profiles and caches."""
+"""MemVP-T5 in half precision, and engines of it, built for real without a GPU: types of weights, memory sites, profiles
+and caches."""
 
 import json
 import math
@@ -6,12 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from memvp_export import export_onnx, read_source
 from memvp_export.examples.random_t5 import PRESETS, write_source
 from memvp_export.exporter.bundle import Bundle
 from memvp_export.exporter.engines.build import build_engines
-from memvp_export.exporter.engines.request import Request
+from memvp_export.exporter.engines.request import Request, settle
+from memvp_export.exporter.errors import InputError
+from memvp_export.exporter.inspection.graph_report import report_graph
 
 SIZES = replace(PRESETS["odd"], decoder_layers=1)
 ASKED = Request(target="tensorrt", components=["encoder", "decoder"], max_batch=4)
@@ -40,6 +44,34 @@ def types_of_weights(record: dict[str, Any]) -> dict[str, set[str]]:
         if layer["type"] == "gemm" and kinds:
             found.setdefault(module, set()).update(kinds)
     return found
+
+
+def test_a_single_pass_is_refused_where_answers_are_longer(root: Path) -> None:
+    with pytest.raises(InputError, match="--single-pass is for answers of one token"):
+        settle(Bundle.open(root), replace(ASKED, single_pass=True), elsewhere=True)
+
+
+def test_engines_for_fewer_rows_than_beams_are_told_of(root: Path) -> None:
+    bundle = Bundle.open(root)
+    searched = Bundle(root, {**bundle.manifest, "generation": {**bundle.manifest["generation"], "num_beams": 5}})
+    notes = [settle(one, ASKED, elsewhere=True).notes for one in (bundle, searched)]
+    assert notes == [
+        [],
+        [
+            "run takes 5 beams unless told otherwise, and these engines take 4 rows: build with --max-batch 5, or run "
+            "with --beams 4"
+        ],
+    ]
+    assert not settle(searched, replace(ASKED, max_batch=5), elsewhere=True).notes
+
+
+def test_float16_keeps_wo_in_float32(root: Path) -> None:
+    bundle = Bundle.open(root)
+    assert bundle.keep_fp32("encoder", "fp16") == ("*.DenseReluDense.wo",) and not bundle.keep_fp32("vision", "fp16")
+    stored = onnx.load(bundle.graph("encoder"), load_external_data=False).graph.initializer
+    wide = {w.name for w in stored if w.data_type == onnx.TensorProto.FLOAT and w.data_location == w.EXTERNAL}
+    assert wide == {"encoder.relative_attention_bias.weight", "encoder.block.0.layer.1.DenseReluDense.wo.weight"}
+    assert "other" not in {island["reason"] for island in report_graph(bundle.graph("encoder"), {})["float32_islands"]}
 
 
 def test_native_engines_are_half_but_for_what_overflows(tensorrt_here: None, root: Path) -> None:

@@ -1,6 +1,7 @@
 """The files of MemVP-BART: the forms they may have, and what is said of those that do not fit."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,8 +14,9 @@ from memvp_export import read_source
 from memvp_export.examples.random_apt import random_state
 from memvp_export.examples.random_bart import PRESETS, write_source
 from memvp_export.examples.random_source import Sizes, adapter_shapes, tower_shapes
+from memvp_export.exporter.checkpoints.huggingface_bart import WORDS
 from memvp_export.exporter.errors import InputError
-from memvp_export.exporter.models.bart import LOGITS_BIAS, WORDS
+from memvp_export.exporter.models.bart import LOGITS_BIAS
 from memvp_export.exporter.models.family import Model, load
 from memvp_export.exporter.models.reference import TorchReference
 from safetensors.torch import load_file, save_file
@@ -98,6 +100,7 @@ def test_what_no_paper_says_follows_from_the_files_and_the_task(written: Path) -
         "forced_bos_token_id": 0,
         "forced_eos_token_id": 2,
         "no_repeat_ngram_size": 3,
+        "early_stopping": True,
         "max_new_tokens": 19,
         "num_beams": 1,
         "max_sequence": SIZES.max_sequence,
@@ -150,6 +153,35 @@ def test_rules_are_those_of_the_generation_config_where_there_is_one(folder: Pat
     assert "generation_config.json" in [path.name for path in model.files["base"]]
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_config_of_old_transformers_forces_the_last_token_always(folder: Path, first: bool) -> None:
+    old = config(forced_bos_token_id=None, forced_eos_token_id=None, force_bos_token_to_be_generated=first)
+    config(forced_bos_token_id=None, forced_eos_token_id=None)(folder)
+    assert not {"forced_bos_token_id", "forced_eos_token_id"} & read(folder).generation.keys()
+    old(folder)
+    rules = read(folder).generation
+    assert (rules.get("forced_bos_token_id"), rules["forced_eos_token_id"]) == (0 if first else None, 2)
+
+
+UNFOLLOWED = {
+    "guidance_scale": (1.5, 1.0),
+    "renormalize_logits": (True, False),
+    "num_beam_groups": (5, 1),
+    "diversity_penalty": (0.5, 0.0),
+    "force_words_ids": ([[4]], []),
+    "constraints": ([4], []),
+}
+
+
+def test_rules_that_change_answers_and_are_not_followed_are_refused(folder: Path) -> None:
+    for key, (value, nothing) in UNFOLLOWED.items():
+        config(**{key: value})(folder)
+        with pytest.raises(InputError, match=f"{key} = .*, which is not followed"):
+            read(folder)
+        config(**{key: nothing})(folder)
+    read(folder)
+
+
 def test_a_model_may_look_at_pixels_through_a_tower(folder: Path) -> None:
     tower = Sizes(dim=SIZES.dim, memory_rows=7, projector_dim=5, tower_blocks=2, patch=4, grid=2, adapter_dim=3)
     torch.save(random_state(tower_shapes(tower), 0), folder / "ViT.pt")
@@ -172,6 +204,19 @@ def test_a_model_may_look_at_pixels_through_a_tower(folder: Path) -> None:
 
 def without(*names: str) -> Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]]:
     return lambda state: {name: tensor for name, tensor in state.items() if name not in names}
+
+
+def _tokenizer_of_t5(folder: Path) -> None:
+    (folder / "spiece.model").write_bytes(b"\xff\xfe")
+    toml = folder / "model.toml"
+    toml.write_text(re.sub(r"(?m)^tokenizer = .*$", 'tokenizer = "spiece.model"', toml.read_text()))
+
+
+def test_rows_that_make_no_square_are_noted(folder: Path) -> None:
+    assert read(folder).notes == []
+    options("visual_rows = 7\n")(folder)
+    (note,) = read(folder).notes
+    assert "7 visual rows make no square grid" in note
 
 
 WRONG = {
@@ -199,6 +244,30 @@ WRONG = {
     "no tables": (adapter(adapter_emb2=None), "no MemVP adapter: it lacks adapter_emb2"),
     "an unknown adapter tensor": (adapter(adapter_gate=torch.zeros(1)), "not expected .* adapter_gate"),
     "an unknown host tensor": (adapter(**{"model.encoder.lora.weight": torch.zeros(1)}), "model.encoder.lora.weight"),
+    "an adapter of a wider host": (
+        adapter(**{"model.encoder.layers.0.fc1.weight": torch.zeros(90, 80)}),
+        r"memvp.pth, beside the base .*base,(.|\n)*fc1.weight is \[90, 80\], needs \[88, 80\]",
+    ),
+    "an adapter of a deeper host": (
+        adapter(**{"decoder.layers.2.fc1.weight": torch.zeros(88, 80)}),
+        r"memvp.pth, beside the base (.|\n)*not expected \(1\): model.decoder.layers.2.fc1.weight",
+    ),
+    "an adapter of wider words": (
+        adapter(**{"shared.weight": torch.zeros(300, 81)}),
+        r"memvp.pth, beside the base (.|\n)*model.shared.weight is \[300, 81\], needs \[300, 80\]",
+    ),
+    "tables of another width than the projector's": (
+        adapter(adapter_emb1=torch.zeros(1, 9, 79), adapter_emb2=torch.zeros(1, 9, 79)),
+        r"adapter_emb1 has rows of 79, and adapter_proj.fc2.weight \[80, 14\] makes others",
+    ),
+    "no weights": (
+        lambda folder: (folder / "base" / "model.safetensors").unlink(),
+        r"base holds no weights. It needs model.safetensors, .* or pytorch_model.bin",
+    ),
+    "the tokenizer of T5": (
+        lambda folder: _tokenizer_of_t5(folder),
+        r"spiece.model is by its name a sentencepiece model.* Give .*vocab.json",
+    ),
     "too many rows": (options("visual_rows = 10\n"), "10 visual rows, the adapter's tables hold 9"),
     "another place": (options('memory_places = "some"\n'), "memory_places is 'some'; it is one of both"),
     "too long a text": (options("text_length = 41\n"), "40 positions, too few for 41"),

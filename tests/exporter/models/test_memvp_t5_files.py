@@ -12,6 +12,7 @@ from memvp_export.examples.random_t5 import PRESETS, write_source
 from memvp_export.exporter.errors import InputError
 from memvp_export.exporter.models import t5
 from memvp_export.exporter.models.family import Model, load
+from memvp_export.exporter.parity.samples import chosen_requests, needs_of
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -97,6 +98,13 @@ def test_a_state_dict_of_the_whole_model_takes_the_place_of_the_base(source: Pat
     assert torch.equal(model.weights[t5.TABLES["decoder"]].load(), table)
 
 
+def test_a_state_dict_of_another_model_is_named_as_such(source: Path) -> None:
+    adapter = torch.load(source / "memvp.pth", weights_only=True)
+    torch.save({**adapter, BACK: torch.zeros(6, SIZES.heads)}, source / "memvp.pth")
+    with pytest.raises(InputError, match=r"memvp.pth, beside the base (.|\n)*bias.weight is \[6, 5\], needs \[8, 5\]"):
+        loaded(source)
+
+
 def test_captions_are_longer_and_searched_with_five_beams(source: Path) -> None:
     toml = source / "model.toml"
     toml.write_text(toml.read_text().replace('"vqa"', '"caption"').replace("max_sequence = 26", "max_sequence = 40"))
@@ -105,6 +113,9 @@ def test_captions_are_longer_and_searched_with_five_beams(source: Path) -> None:
     assert (model.tokenizer["prefix"], model.tokenizer["maximum"]) == ("caption: ", 40)
     said = {"max_new_tokens": 39, "num_beams": 5, "length_penalty": 2.0, "early_stopping": True}
     assert said.items() <= model.generation.items()
+    # Its golden samples have an image whose text is the prefix alone, as in training.
+    request, pictures = chosen_requests(None, needs_of(model.components, None, model.task))[0]
+    assert request.text == "" and pictures[0] is not None
     toml.write_text(toml.read_text().replace("max_batch = 8", "max_batch = 4"))
     with pytest.raises(InputError, match="max_batch is 4: the rows of 5 beams"):
         loaded(source)
@@ -157,7 +168,7 @@ def test_the_tokenizer_may_be_a_folder(source: Path) -> None:
     toml.write_text(toml.read_text().replace("base/spiece.model", "base"))
     assert loaded(source).tokenizer_files == {"file": source / "base/spiece.model"}
     (source / "base/spiece.model").unlink()
-    with pytest.raises(InputError, match="base is not a file"):
+    with pytest.raises(InputError, match=r"base is a folder that holds no spiece\.model, T5.s tokenizer"):
         loaded(source)
 
 

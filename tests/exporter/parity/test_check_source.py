@@ -48,6 +48,7 @@ def test_a_source_with_other_weights_fails(bundle_of: Callable[[str], Path], odd
         ("preprocessing", {"std": [0.5, 0.5, 0.5]}),
         ("tokenizer", {"prefix": "Hello. "}),
         ("config", {"adapter_scale": 0.2}),
+        ("generation", {"no_repeat_ngram_size": 2}),
     ],
 )
 def test_a_bundle_that_sees_or_reads_otherwise_than_the_source_is_refused(
