@@ -65,7 +65,9 @@ def settle(
             "a scale file says what to quantize and how: it goes without data, synthetic data or a budget."
         )
     require_writable(bundle.root)
-    require_free(bundle.root, _HEADROOM + made_bytes(bundle, rest))
+    # The ranking's variants are there one at a time, a byte a number at most.
+    variant = sum(_numbers(bundle).values()) if (sensitivity or limit) and scales is None else 0
+    require_free(bundle.root, _HEADROOM + made_bytes(bundle, rest) + variant)
     held = None
     if scales is not None:
         held = read_scales(Path(scales))
@@ -84,13 +86,20 @@ def _rest_of(bundle: Bundle) -> str:
 def made_bytes(bundle: Bundle, rest: str) -> int:
     """Bytes of quantized graphs, and of float32 and `rest` ones that are to be traced."""
     need = 0
-    for entry in bundle.manifest["components"].values():
-        held = {name: one for name, one in entry["graphs"].items() if name in PLAIN}
-        name, one = next(iter(held.items()))
-        data = bundle.manifest["files"].get(f"{one['file']}.data")
-        numbers = data["size"] // ITEM_SIZE[name] if data else 0
-        need += numbers * (ITEM_SIZE[rest] + sum(ITEM_SIZE[p] for p in {"fp32", rest} - held.keys()))
+    for name, numbers in _numbers(bundle).items():
+        traced = {"fp32", rest} - bundle.manifest["components"][name]["graphs"].keys()
+        need += numbers * (ITEM_SIZE[rest] + sum(ITEM_SIZE[precision] for precision in traced))
     return need
+
+
+def _numbers(bundle: Bundle) -> dict[str, int]:
+    """How many numbers the weights of each component are, by the size of one of its plain graphs."""
+    found = {}
+    for component, entry in bundle.manifest["components"].items():
+        precision, one = next((name, one) for name, one in entry["graphs"].items() if name in PLAIN)
+        data = bundle.manifest["files"].get(f"{one['file']}.data")
+        found[component] = data["size"] // ITEM_SIZE[precision] if data else 0
+    return found
 
 
 def choices_of(graphs: Mapping[str, Path], settings: Settings) -> dict[str, Choice]:

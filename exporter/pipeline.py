@@ -2,6 +2,7 @@
 
 import re
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -61,7 +62,7 @@ def beams_of(manifest: Mapping[str, Any]) -> int:
     return int((manifest["generation"] or {}).get("num_beams", 1))
 
 
-class TextPipeline:
+class TextPipeline(ABC):
     """What pipelines that write text share: requests in batches, one look at one image each.
 
     Attributes: tokenizer, with `pieces`, `eos`, `pad` and `decode`; preprocessing; max_batch; defaults, the Settings
@@ -101,12 +102,13 @@ class TextPipeline:
         if request.image_2:
             raise InputError(f"the request {request.id!r} has two images; this model looks at one.")
 
+    @abstractmethod
     def _check_length(self, settings: Settings) -> None:
         """InputError where so many new tokens cannot be generated."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _answer_batch(self, requests: Sequence[Request], settings: Settings) -> list[Answer]:
-        raise NotImplementedError
+        """The answers to as many requests as the decoder takes at once."""
 
     def _looked_at(self, requests: Sequence[Request]) -> np.ndarray:
         """What the model takes of the requests' images, float32 [B,...]; rows without an image are zeros (spec 1.6)."""

@@ -5,9 +5,11 @@
 #include <iostream>
 #include <vector>
 
-int main(int, char** words)
+int main(int count, char** words)
 try
 {
+    if (count < 4)
+        throw memvp::InputError("give a bundle, a picture and the ids of a prompt.");
     auto const model = memvp::Model::open(words[1]);
     auto lane = model.lane();
 
@@ -24,7 +26,7 @@ try
     for (auto const id : lane.answer(question, model.settings()).ids)
         std::cout << id << "\n";
 }
-catch (memvp::Error const& error)
+catch (std::exception const& error)
 {
     std::cerr << "error: " << error.what() << "\n";
     return 1;

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from memvp_export.calibration import settings
 from memvp_export.calibration.plan import plan_calibration, print_plan
 from memvp_export.calibration.scales import read_scales
+from memvp_export.exporter.bundle import Bundle
 from memvp_export.exporter.errors import EnvironmentLack, InputError
 
 
@@ -38,6 +40,17 @@ def test_the_layers_are_those_that_a_calibration_chose(
     print_plan(json.loads(json.dumps(plan)))
     shown = capsys.readouterr().out
     assert all(name in shown and str(count) in shown for name, count in chosen.items())
+
+
+def test_a_ranking_needs_room_for_one_variant(
+    bundle_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, asked = bundle_of("fp32"), []
+    monkeypatch.setattr(settings, "require_free", lambda folder, size: asked.append(size))
+    for sensitivity in (True, False):
+        settings.settle(Bundle.open(root), sensitivity=sensitivity)
+    numbers = sum(path.stat().st_size for path in root.glob("graphs/*.data")) // 4
+    assert asked[0] - asked[1] == pytest.approx(numbers, rel=0.01)
 
 
 def test_what_a_calibration_refuses_is_refused(

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from memvp_export import export_onnx, read_source
 from memvp_export.calibration.calibrate import calibrate
 from memvp_export.calibration.synthetic import synthetic_requests
@@ -33,10 +32,10 @@ from torch.nn import functional as F
 from transformers import BartForConditionalGeneration, BartTokenizerFast
 
 from .engines.conftest import tensorrt_here  # noqa: F401
-from .models.memory_hooks import bart_ffns, memory_added, visual_memory
+from .models import memory_hooks
+from .models.memory_hooks import bart_ffns, requests_of
 
 SIZES = replace(PRESETS["odd"], decoder_layers=1)
-TEXTS = ("what is it?", "is there a rather long and winding question about the picture here or not, after all?", "")
 
 
 @pytest.fixture(scope="module")
@@ -51,31 +50,11 @@ def bundle(source: Path) -> Bundle:
     return export_onnx(read_source(source), source / "bundle", "fp32")
 
 
-def requests_of(source: Path) -> list[Request]:
-    """Texts of several lengths, one of them cut, with and without an image."""
-    images = [source / "first.npy", None, source / "second.npy"]
-    return [Request(f"{i}-{j}", text, image) for i, text in enumerate(TEXTS) for j, image in enumerate(images)]
-
-
 def generated(source: Path, requests: Sequence[Request], **settings: Any) -> list[list[int]]:
-    """What transformers writes, token by token, from the files of the source: by the rules that it reads there."""
+    """What transformers writes from the files of the source: by the rules that it reads there."""
     model = BartForConditionalGeneration.from_pretrained(source / "base").eval()
     tokenizer = BartTokenizerFast.from_pretrained(source / "base", add_prefix_space=False)
-    adapter = torch.load(source / "memvp.pth", weights_only=True)
-    tables = {name: adapter[name][0] for name in ("adapter_emb1", "adapter_emb2")}
-    found = []
-    for request in requests:
-        text = tokenizer("vqa: " + request.text, return_tensors="pt", truncation=True, max_length=20)
-        visual = visual_memory(adapter, request.image, SIZES.rows)
-        with torch.no_grad(), memory_added(bart_ffns(model), visual, tables, F.gelu):
-            ids = model.generate(
-                **{key: text[key] for key in ("input_ids", "attention_mask")},
-                do_sample=False,
-                **{"num_beams": 1, "max_length": 20, **settings},
-            )
-        assert ids[0, 0] == model.config.decoder_start_token_id
-        found.append(ids[0, 1:].tolist())
-    return found
+    return memory_hooks.generated(model, tokenizer, bart_ffns(model), F.gelu, source, requests, **settings)
 
 
 def until_end(ids: Sequence[int]) -> tuple[int, ...]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from memvp_export import export_onnx, read_source
 from memvp_export.examples.random_t5 import PRESETS, write_source
 from memvp_export.exporter.bundle import Bundle, change
@@ -20,10 +19,10 @@ from memvp_export.exporter.run import open_pipeline, open_session, run
 from torch.nn import functional as F
 from transformers import T5ForConditionalGeneration, T5Tokenizer
 
-from .models.memory_hooks import memory_added, t5_ffns, visual_memory
+from .models import memory_hooks
+from .models.memory_hooks import requests_of, t5_ffns
 
 SIZES = replace(PRESETS["odd"], decoder_layers=1)
-TEXTS = ("what is it?", "is there a rather long and winding question about the picture here or not, after all?", "")
 # What there is in the base's config.json is read by transformers as well as by the exporter.
 RULES = {"no_repeat_ngram_size": 2, "min_length": 4}
 
@@ -40,33 +39,12 @@ def bundle(source: Path) -> Bundle:
     return export_onnx(read_source(source), source / "bundle", "fp32")
 
 
-def requests_of(source: Path) -> list[Request]:
-    """Texts of several lengths, one of them cut, with and without an image."""
-    images = [source / "first.npy", None, source / "second.npy"]
-    return [Request(f"{i}-{j}", text, image) for i, text in enumerate(TEXTS) for j, image in enumerate(images)]
-
-
 def generated(source: Path, requests: Sequence[Request], **settings: Any) -> list[list[int]]:
-    """What transformers writes, token by token, from the files of the source."""
+    """What transformers writes from the files of the source; the ids behind the pieces are in no text."""
     model = T5ForConditionalGeneration.from_pretrained(source / "base").eval()
     tokenizer = T5Tokenizer.from_pretrained(source / "base")
-    adapter = torch.load(source / "memvp.pth", weights_only=True)
-    tables = {name: adapter[name][0] for name in ("adapter_emb1", "adapter_emb2")}
-    found = []
-    for request in requests:
-        text = tokenizer("vqa: " + request.text, return_tensors="pt", truncation=True, max_length=20)
-        visual = visual_memory(adapter, request.image, SIZES.rows)
-        with torch.no_grad(), memory_added(t5_ffns(model), visual, tables, F.relu):
-            # The ids behind the pieces are in no text.
-            ids = model.generate(
-                **text,
-                do_sample=False,
-                suppress_tokens=[*range(SIZES.pieces, SIZES.vocab)],
-                **{"num_beams": 1, "max_length": 20, **settings},
-            )
-        assert ids[0, 0] == model.config.decoder_start_token_id
-        found.append(ids[0, 1:].tolist())
-    return found
+    settings["suppress_tokens"] = [*range(SIZES.pieces, SIZES.vocab)]
+    return memory_hooks.generated(model, tokenizer, t5_ffns(model), F.relu, source, requests, **settings)
 
 
 def until_end(ids: Sequence[int]) -> tuple[int, ...]:

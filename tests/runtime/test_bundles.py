@@ -11,33 +11,18 @@ import pytest
 from memvp_export.exporter.bundle import MANIFEST, Bundle, new_bundle
 from memvp_export.exporter.errors import ToolError
 
+from ..exporter.test_bundle import CONTENT as PLAIN_CONTENT
 from .conftest import Refused
 
 Host = Callable[..., Any]
-PORT = {"name": "x", "dtype": "int64", "dims": ["batch", 3]}
+# Texts and numbers that a reader of JSON of one's own may get wrong.
 CONTENT: dict[str, Any] = {
+    **PLAIN_CONTENT,
     "family": "töy",
-    "task": "vqa",
-    "precision": "fp32",
     "options": {"adapter_scale": 0.1, "eps": 1e-05, "image_size": [384, 512]},
     "config": {"norm_eps": 1e-06, "big": 10**25, "deep": {"none": None, "yes": True}},
     "preprocessing": {"scale": 1 / 255},
     "tokenizer": {"type": "sentencepiece", "file": "a.txt", "prefix": "\n😀"},
-    "generation": {"max_new_tokens": 1, "max_sequence": 8},
-    "labels": None,
-    "memory": {},
-    "components": {
-        "model": {
-            "inputs": [PORT],
-            "outputs": [PORT],
-            "ranges": {"batch": [1, 4]},
-            "cache": {"kind": "concat", "axis": 2, "layers": 1},
-            "graphs": {"fp32": {"file": "a.txt", "opset": 20}},
-        }
-    },
-    "engines": [],
-    "samples": None,
-    "sources": [{"key": "base", "file": "a.pth", "size": 1, "sha256": "0"}],
 }
 
 

@@ -146,8 +146,15 @@ def test_an_engine_without_caches_writes_one_token(host: Host, tmp_path: Path) -
     ],
 )
 def test_prompts_that_cannot_be_run(host: Host, tmp_path: Path, prompts: list[list[int]], message: str) -> None:
+    entry = closed_form.entry("delta")
     with pytest.raises(Refused, match=message):
-        generated(host, closed_form.entry("delta"), tmp_path, prompts, 1)
+        generated(host, entry, tmp_path, prompts, 1)
+
+
+def test_logits_of_ids_that_there_are_not(host: Host, tmp_path: Path) -> None:
+    asked = {"manifest": MANIFEST, "entry": closed_form.entry("delta"), "visual": VISUAL, "positions": [0]}
+    with pytest.raises(Refused, match="token 21 is not one of the tokenizer's 21"):
+        host("column logits", logits=tmp_path / "logits", prompts=[[1, 21]], **asked)
 
 
 @pytest.mark.parametrize(

@@ -74,8 +74,12 @@ def test_the_example_answers(app: Path, tmp_path: Path) -> None:
     [expected] = test_engines.answers_of_python(entry, asked, Settings(max_new_tokens=9))
     found = run(app, root, tmp_path / "a.ppm", 5, 3, 9)
     assert [int(line) for line in found.split()] == expected and expected
-    done = subprocess.run([app, tmp_path / "none"], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (1, f"error: {tmp_path}/none does not exist.\n")
+    for words, message in (
+        ([tmp_path / "none", "picture.ppm", "1"], f"{tmp_path}/none does not exist."),
+        ([], "give a bundle, a picture and the ids of a prompt."),
+    ):
+        done = subprocess.run([app, *words], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (1, f"error: {message}\n")
 
 
 def test_an_app_is_short() -> None:

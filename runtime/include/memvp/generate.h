@@ -86,12 +86,13 @@ DecoderLimits decoderLimits(Json const& manifest, Json const& entry);
 // How many questions are run together. Throws InputError for settings out of range.
 std::int64_t batchSize(Settings const& settings, DecoderLimits const& limits);
 
-// Answers to one batch of prompts, whose rows are padded on the left. Throws InputError for an empty prompt,
-// VerdictError where the decoder gives logits that are not finite.
+// Answers to one batch of prompts, whose rows are padded on the left. Throws InputError for a prompt that is empty or
+// has ids that the tokenizer lacks, VerdictError where the decoder gives logits that are not finite.
 std::vector<Answer> generate(Decoder& decoder, std::vector<std::vector<std::int64_t>> const& prompts,
     Settings const& settings, DecoderLimits const& limits);
 
-// Logits [B,K,V] at the columns `positions` [B,K] of whole rows, padded on the left to the longest one.
+// Logits [B,K,V] at the columns `positions` [B,K] of whole rows, padded on the left to the longest one. Throws InputError
+// for ids that the tokenizer lacks, and for columns that there are not.
 std::vector<float> columnLogits(Decoder& decoder, std::vector<std::vector<std::int64_t>> const& rows,
     std::vector<std::int64_t> const& positions, DecoderLimits const& limits);
 

@@ -142,12 +142,29 @@ std::int64_t mostProbable(float const* logits, std::int64_t pieces)
     return std::max_element(logits, logits + pieces) - logits;
 }
 
+// Ids that no table of the model has: on a device nothing would stop their being looked up.
+void requireKnown(std::vector<Ids> const& rows, DecoderLimits const& limits)
+{
+    for (auto const& row : rows)
+    {
+        for (auto const id : row)
+        {
+            if (id < 0 || id >= limits.pieces)
+            {
+                throw InputError("token " + std::to_string(id) + " is not one of the tokenizer's "
+                    + std::to_string(limits.pieces) + ": model and tokenizer differ.");
+            }
+        }
+    }
+}
+
 } // namespace
 
 std::vector<Answer> generate(
     Decoder& decoder, std::vector<Ids> const& prompts, Settings const& settings, DecoderLimits const& limits)
 {
     batchSize(settings, limits);
+    requireKnown(prompts, limits);
     auto const room = static_cast<std::size_t>(limits.maxSequence - settings.maxNewTokens);
     std::vector<Answer> answers(prompts.size());
     std::vector<Ids> rows;
@@ -156,14 +173,6 @@ std::vector<Answer> generate(
         if (prompts[row].empty())
         {
             throw InputError("the prompt of question " + std::to_string(row) + " is empty.");
-        }
-        for (auto const id : prompts[row])
-        {
-            if (id < 0 || id >= limits.pieces)
-            {
-                throw InputError("token " + std::to_string(id) + " is not one of the tokenizer's "
-                    + std::to_string(limits.pieces) + ": model and tokenizer differ.");
-            }
         }
         answers[row].truncated = prompts[row].size() > room;
         auto const kept = static_cast<std::ptrdiff_t>(std::min(prompts[row].size(), room));
@@ -209,6 +218,7 @@ std::vector<Answer> generate(
 std::vector<float> columnLogits(
     Decoder& decoder, std::vector<Ids> const& rows, Ids const& positions, DecoderLimits const& limits)
 {
+    requireKnown(rows, limits);
     auto const prompt = padded(rows, limits.pad);
     auto const batch = rows.size();
     if (batch == 0 || positions.empty() || positions.size() % batch)

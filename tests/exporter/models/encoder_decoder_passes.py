@@ -8,6 +8,9 @@ from memvp_export.exporter.models import memvp_encoder_decoder as shared
 from torch import Tensor
 
 STEPS = (2, 1, 2)
+MEMORY = shared.MemoryConfig(
+    rows=5, width=7, tower=None, projector_dim=6, table_rows=8, scale=1.0, visual_scale=0.01, places="both"
+)
 
 
 class Questions(NamedTuple):

@@ -1,14 +1,17 @@
-"""A memory added to the FFNs of transformers' own models, as spec 2.2 states it."""
+"""A memory added to the FFNs of transformers' own models, as spec 2.2 states it, and what they write then."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from memvp_export.exporter.data import Request
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+_TEXTS = ("what is it?", "is there a rather long and winding question about the picture here or not, after all?", "")
 
 
 @contextmanager
@@ -60,3 +63,37 @@ def visual_memory(adapter: Mapping[str, Tensor], image: Path | None, rows: int) 
     side = round(len(features) ** 0.5)
     pooled = F.adaptive_max_pool2d(features.T.reshape(1, -1, side, side), round(rows**0.5))
     return 0.01 * (F.silu(pooled.flatten(2).transpose(1, 2) @ w1.T + b1) @ w2.T + b2)
+
+
+def requests_of(source: Path) -> list[Request]:
+    """Texts of several lengths, one of them cut, with and without an image."""
+    images = [source / "first.npy", None, source / "second.npy"]
+    return [Request(f"{i}-{j}", text, image) for i, text in enumerate(_TEXTS) for j, image in enumerate(images)]
+
+
+def generated(
+    model: Any,
+    tokenizer: Any,
+    ffns: Sequence[tuple[nn.Module, nn.Module]],
+    activation: Callable[[Tensor], Tensor],
+    source: Path,
+    requests: Sequence[Request],
+    **settings: Any,
+) -> list[list[int]]:
+    """What transformers writes to the requests, token by token, with the memory of the adapter in `source`."""
+    adapter = torch.load(source / "memvp.pth", weights_only=True)
+    tables = {name: adapter[name][0] for name in ("adapter_emb1", "adapter_emb2")}
+    found = []
+    for request in requests:
+        text = tokenizer("vqa: " + request.text, return_tensors="pt", truncation=True, max_length=20)
+        visual = visual_memory(adapter, request.image, len(tables["adapter_emb1"]))
+        with torch.no_grad(), memory_added(ffns, visual, tables, activation):
+            ids = model.generate(
+                input_ids=text["input_ids"],
+                attention_mask=text["attention_mask"],
+                do_sample=False,
+                **{"num_beams": 1, "max_length": 20, **settings},
+            )
+        assert ids[0, 0] == model.config.decoder_start_token_id
+        found.append(ids[0, 1:].tolist())
+    return found

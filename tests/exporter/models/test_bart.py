@@ -7,13 +7,12 @@ import torch
 from memvp_export.exporter.models import memvp_encoder_decoder as shared
 from memvp_export.exporter.models.bart import BartConfig
 from memvp_export.exporter.models.memvp_bart import Config
-from memvp_export.exporter.models.memvp_encoder_decoder import MemoryConfig
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import BartConfig as HostConfig
 from transformers import BartForConditionalGeneration
 
-from .encoder_decoder_passes import questions, run
+from .encoder_decoder_passes import MEMORY, questions, run
 from .memory_hooks import bart_ffns, memory_added
 
 HOST = BartConfig(
@@ -28,9 +27,6 @@ HOST = BartConfig(
     positions=20,
     word_scale=24**0.5,
     activation="gelu",
-)
-MEMORY = MemoryConfig(
-    rows=5, width=7, tower=None, projector_dim=6, table_rows=8, scale=1.0, visual_scale=0.01, places="both"
 )
 CONFIG = Config(HOST, MEMORY, text_length=20, max_sequence=20, max_batch=4)
 

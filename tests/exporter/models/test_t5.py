@@ -9,7 +9,6 @@ import torch
 from memvp_export.exporter.keep_fp32 import is_kept, own_patterns
 from memvp_export.exporter.models import memvp_encoder_decoder as shared
 from memvp_export.exporter.models import t5
-from memvp_export.exporter.models.memvp_encoder_decoder import MemoryConfig
 from memvp_export.exporter.models.memvp_t5 import Config
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,7 +16,7 @@ from transformers import T5Config as HostConfig
 from transformers import T5ForConditionalGeneration
 from transformers.models.t5.modeling_t5 import T5Attention
 
-from .encoder_decoder_passes import questions, run
+from .encoder_decoder_passes import MEMORY, questions, run
 from .memory_hooks import memory_added, t5_ffns
 
 HOST = t5.T5Config(
@@ -30,9 +29,6 @@ HOST = t5.T5Config(
     vocab=31,
     max_distance=4,
     eps=1e-6,
-)
-MEMORY = MemoryConfig(
-    rows=5, width=7, tower=None, projector_dim=6, table_rows=8, scale=1.0, visual_scale=0.01, places="both"
 )
 CONFIG = Config(HOST, MEMORY, text_length=20, max_sequence=20, max_batch=4)
 # Few enough that the longest distances of a short text share one.
