@@ -7,21 +7,22 @@ from importlib import import_module
 from typing import Any
 
 _EXPORTS = {
-    "Bundle": "bundle",
-    "Request": "engines.request",
-    "Session": "session",
-    "adopt_engines": "engines.build",
-    "bench": "bench.measure",
-    "build_engines": "engines.build",
-    "check": "parity.check",
-    "export_onnx": "export",
-    "inspect_path": "inspection",
-    "lower_engines": "engines.build",
-    "make_image": "make_images",
-    "open_session": "run",
-    "plan_engines": "engines.build",
-    "read_source": "checkpoints.source",
-    "run": "run",
+    "Bundle": "exporter.bundle",
+    "Request": "exporter.engines.request",
+    "Session": "exporter.session",
+    "adopt_engines": "exporter.engines.build",
+    "bench": "exporter.bench.measure",
+    "build_engines": "exporter.engines.build",
+    "calibrate": "calibration.calibrate",
+    "check": "exporter.parity.check",
+    "export_onnx": "exporter.export",
+    "inspect_path": "exporter.inspection.path_report",
+    "lower_engines": "exporter.engines.build",
+    "make_image": "exporter.make_images",
+    "open_session": "exporter.run",
+    "plan_engines": "exporter.engines.build",
+    "read_source": "exporter.checkpoints.source",
+    "run": "exporter.run",
 }
 __all__ = list(_EXPORTS)
 
@@ -29,4 +30,4 @@ __all__ = list(_EXPORTS)
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".exporter.{_EXPORTS[name]}", __name__), name)
+    return getattr(import_module(f".{_EXPORTS[name]}", __name__), name)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..exporter.bundle import Bundle
+from ..exporter.bundle import Bundle, opened
 from ..exporter.disk import work_folder
 from ..exporter.inspection.values import load_graph
 from ..exporter.progress import Progress
@@ -47,7 +47,7 @@ def calibrate(
     scales is a scale file to use in place of data; synthetic allows made-up data. Raises InputError for data or files
     that do not fit, EnvironmentLack for a missing package or a full disk.
     """
-    bundle, progress = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle), progress or Progress()
+    bundle, progress = opened(bundle), progress or Progress()
     settings = settle(
         bundle,
         precision,

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..exporter.bundle import Bundle, BundleWriter
-from ..exporter.errors import MissingPackage
+from ..exporter.errors import EnvironmentLack
+from ..exporter.packages import needing
 from ..exporter.progress import Progress
 
 FOLDER = "calibration"
@@ -21,10 +22,10 @@ def graphs_in(
             found[name] = bundle.graph(name, precision)
             continue
         try:
-            from ..exporter.graphs.precision import trace_again
-        except ImportError as error:
-            progress.note(f"{bundle.root} has no {precision} graph of {name}: making it needs PyTorch.")
-            raise MissingPackage(error.name or "torch", "export") from error
+            with needing("export"):
+                from ..exporter.graphs.precision import trace_again
+        except EnvironmentLack as lack:
+            raise EnvironmentLack(f"{bundle.root} has no {precision} graph of {name} to start from: {lack}") from lack
         keep = bundle.keep_fp32(name, precision)
         found[name] = trace_again(bundle, name, precision, BundleWriter(folder), progress, keep)
     return found

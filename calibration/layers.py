@@ -11,10 +11,10 @@ from math import prod
 
 import onnx
 
+from ..exporter.cache import is_past, is_present
 from ..exporter.errors import InputError
 from ..exporter.graphs.lowering.edit import producers, readers, weights
 from ..exporter.graphs.lowering.stored import DTYPES
-from ..exporter.kv_cache import is_past, is_present
 from .modes import Mode, block_of
 
 # Tensor cores take operands of this many numbers: less is padded, and nothing is gained.

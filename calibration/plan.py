@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..exporter.bundle import Bundle
+from ..exporter.bundle import Bundle, opened
 from ..exporter.console import table
 from ..exporter.disk import free_bytes
 from .samples import DEFAULT_SAMPLES, Data, open_samples
@@ -17,32 +17,23 @@ from .synthetic import check_synthetic
 def plan_calibration(
     bundle: Bundle | Path | str,
     data: Data = None,
-    precision: str = "int8",
-    method: str = "mse",
-    smooth_quant: bool = True,
-    samples: int | None = None,
-    seed: int = 0,
     *,
+    samples: int | None = None,
     synthetic: bool = False,
-    scales: Path | str | None = None,
-    budget: str | None = None,
     **asked: Any,
 ) -> dict[str, Any]:
     """What `calibrate` with these arguments would do, as JSON data; nothing is written and no sample is run.
 
     Raises what that raises before it runs any. Layers are chosen in the graphs that the bundle has, in any precision.
     """
-    bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    with_data = data is not None or synthetic
-    settings = settle(
-        bundle, precision, method, smooth_quant, seed, with_data=with_data, scales=scales, budget=budget, **asked
-    )
+    bundle = opened(bundle)
+    settings = settle(bundle, **asked, with_data=data is not None or synthetic)
     count = 0
     if synthetic:
         check_synthetic(bundle, data)
         count = samples or DEFAULT_SAMPLES
     elif settings.scales is None:
-        drawn = open_samples(bundle, data, samples, seed)
+        drawn = open_samples(bundle, data, samples, settings.seed)
         count = drawn.count
         if settings.budget:
             require_answers(settings.budget, drawn)

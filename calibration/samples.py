@@ -17,11 +17,11 @@ from ..exporter.data import Request
 from ..exporter.datasets import open_dataset
 from ..exporter.errors import InputError
 from ..exporter.make_images import require_texts
+from ..exporter.npz import read_npz
 from ..exporter.parity.samples import read_samples
-from ..exporter.pipeline import Settings
 from ..exporter.pipelines import makes_images, pipeline_from
-from ..exporter.run import read_npz
 from ..exporter.session import Arrays, Session
+from ..exporter.settings import Settings
 from .each_component import EachComponent
 from .image_samples import SETTINGS, TRIED, ImageSamples
 

@@ -69,9 +69,9 @@ def squared_error(
     factors: np.ndarray | float = 1.0,
     clip: float | None = None,
 ) -> float:
-    """The mean over the rows kept of x of `|Q(x / s) Q(diag(s) W) - x W|^2 / |x W|^2`; clip is that of x / s where it
-    is known. By rows, because norms behind the product make tokens of all sizes alike: a few outlier tokens would
-    otherwise hide what becomes of the others."""
+    """The mean over the rows kept of x of `|Q(x / s) Q(diag(s) W) - x W|^2 / |x W|^2`, for W [n,m] and factors s [n];
+    clip is that of x / s where it is known. By rows, because norms behind the product make tokens of all sizes alike: a
+    few outlier tokens would otherwise hide what becomes of the others."""
     factors = np.broadcast_to(np.asarray(factors, np.float32), weight.shape[:1])
     rows, exact = observer.rows / factors, observer.rows @ weight
     quantized = quantize_weight(weight * factors[:, None], mode, method, dtype, observer.mean_squares / factors**2)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..exporter.kv_cache import is_present
+from ..exporter.cache import is_present
 from ..exporter.session import Arrays, Session
 
 

@@ -7,20 +7,18 @@ The weights are random, so the answers mean nothing; they are scaled so that tex
 model lie features of two images that do not exist: `memvp-export run BUNDLE --image DIR/first.npy --text ...`.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from .command_line import command_line
 from .random_apt import Shapes, random_state, with_biases
-from .random_encoder_decoder import TASKS, memory_shapes, write_adapter, write_features, write_toml
+from .random_encoder_decoder import BASE_MEMORY, TASKS, MemorySizes, write_base, write_memory
 from .random_meter import write_vocabulary
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Sizes of a source; the defaults are odd on purpose. positions are the longest text, grid the side of what the
-    files of features hold; every image has rows features of `width`."""
+class Sizes(MemorySizes):
+    """Sizes of a source; the defaults are odd on purpose. positions are the longest text."""
 
     dim: int = 80
     layers: int = 1
@@ -29,37 +27,25 @@ class Sizes:
     ffn_dim: int = 88
     vocab: int = 290
     positions: int = 40
-    rows: int = 9
-    grid: int = 4
-    width: int = 28
-    projector_dim: int = 14
-    max_sequence: int = 26
-    max_batch: int = 8
 
 
 PRESETS = {
     "odd": Sizes(),
-    "base": Sizes(768, 6, 6, 12, 3072, 50265, 1024, 36, 7, 2048, 128, 64, 16),
+    "base": Sizes(
+        **BASE_MEMORY, dim=768, layers=6, decoder_layers=6, heads=12, ffn_dim=3072, vocab=50265, positions=1024
+    ),
 }
 
 
 def write_source(folder: Path, sizes: Sizes, task: str = "vqa", seed: int = 0) -> Path:
     """Write base, adapter, tokenizer, features of two images and model.toml below `folder`; returns the path of
     model.toml."""
-    from safetensors.torch import save_file
-
-    base = folder / "base"
-    base.mkdir(parents=True, exist_ok=True)
     state = random_state(bart_shapes(sizes), seed)
     # One matrix serves words and logits: its rows must not be longer than 1.
     state["shared.weight"] /= 4
-    save_file(state, base / "model.safetensors", {"format": "pt"})
-    (base / "config.json").write_text(json.dumps(bart_config(sizes)))
+    base = write_base(folder, state, bart_config(sizes))
     write_vocabulary(base, sizes.vocab, seed)
-    write_adapter(folder, memory_shapes(sizes.dim, sizes.rows, sizes.projector_dim, sizes.width), seed)
-    write_features(folder, sizes.grid, sizes.width, seed)
-    options = f"max_sequence = {sizes.max_sequence}\nmax_batch = {sizes.max_batch}\n"
-    return write_toml(folder, "memvp-bart", task, "base", options)
+    return write_memory(folder, "memvp-bart", task, "base", sizes.dim, sizes, seed)
 
 
 def bart_config(sizes: Sizes) -> dict[str, object]:

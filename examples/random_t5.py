@@ -7,7 +7,6 @@ The weights are random, so the answers mean nothing; they are scaled so that tex
 model lie features of two images that do not exist: `memvp-export run BUNDLE --image DIR/first.npy --text ...`.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import torch
 
 from .command_line import command_line
 from .random_apt import Shapes, random_state
-from .random_encoder_decoder import TASKS, memory_shapes, write_adapter, write_features, write_toml
+from .random_encoder_decoder import BASE_MEMORY, TASKS, MemorySizes, write_base, write_memory
 from .random_source import train_tokenizer
 
 # T5's special ids.
@@ -23,10 +22,9 @@ PAD, EOS, UNKNOWN = range(3)
 
 
 @dataclass(frozen=True)
-class Sizes:
+class Sizes(MemorySizes):
     """Sizes of a source; the defaults are odd on purpose. pieces are the tokenizer's, behind which the vocabulary has
-    ids that are in no text; grid is the side of what the files of features hold; every image has rows features of
-    `width`."""
+    ids that are in no text."""
 
     dim: int = 60
     layers: int = 1
@@ -38,36 +36,34 @@ class Sizes:
     vocab: int = 150
     buckets: int = 8
     max_distance: int = 12
-    rows: int = 9
-    grid: int = 4
-    width: int = 28
-    projector_dim: int = 14
-    max_sequence: int = 26
-    max_batch: int = 8
 
 
 PRESETS = {
     "odd": Sizes(),
-    "base": Sizes(768, 12, 12, 12, 64, 3072, 32000, 32128, 32, 128, 36, 7, 2048, 128, 64, 16),
+    "base": Sizes(
+        **BASE_MEMORY,
+        dim=768,
+        layers=12,
+        decoder_layers=12,
+        heads=12,
+        head_dim=64,
+        ffn_dim=3072,
+        pieces=32000,
+        vocab=32128,
+        buckets=32,
+        max_distance=128,
+    ),
 }
 
 
 def write_source(folder: Path, sizes: Sizes, task: str = "vqa", seed: int = 0) -> Path:
     """Write base, adapter, tokenizer, features of two images and model.toml below `folder`; returns the path of
     model.toml."""
-    from safetensors.torch import save_file
-
-    base = folder / "base"
-    base.mkdir(parents=True, exist_ok=True)
     state = {name: _scaled(name, tensor, sizes) for name, tensor in random_state(t5_shapes(sizes), seed).items()}
-    save_file(state, base / "model.safetensors", {"format": "pt"})
-    (base / "config.json").write_text(json.dumps(t5_config(sizes)))
+    base = write_base(folder, state, t5_config(sizes))
     ids = {"pad_id": PAD, "eos_id": EOS, "unk_id": UNKNOWN, "bos_id": -1}
     train_tokenizer(base / "spiece.model", sizes.pieces, model_type="unigram", byte_fallback=False, **ids)
-    write_adapter(folder, memory_shapes(sizes.dim, sizes.rows, sizes.projector_dim, sizes.width), seed)
-    write_features(folder, sizes.grid, sizes.width, seed)
-    options = f"max_sequence = {sizes.max_sequence}\nmax_batch = {sizes.max_batch}\n"
-    return write_toml(folder, "memvp-t5", task, "base/spiece.model", options)
+    return write_memory(folder, "memvp-t5", task, "base/spiece.model", sizes.dim, sizes, seed)
 
 
 def _scaled(name: str, tensor: torch.Tensor, sizes: Sizes) -> torch.Tensor:

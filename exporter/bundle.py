@@ -128,6 +128,11 @@ class Bundle:
         return sum(entry["size"] for entry in self.manifest["files"].values())
 
 
+def opened(bundle: Bundle | Path | str) -> Bundle:
+    """A bundle that may have been opened before."""
+    return bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+
+
 def maker(name: str) -> str | None:
     """The command that makes a file of a bundle from the others; None for what only an export makes."""
     command = _MADE_BY.get(name.split("/", 1)[0])

@@ -13,6 +13,7 @@ Shapes = Mapping[str, Sequence[int]]
 def check_dims(ports: Ports, shapes: Shapes) -> dict[str, int]:
     """The lengths of the inputs' named dimensions. Raises InputError where the shapes do not have the ports' dims, or
     contradict one another."""
+    ports = _distinct(ports, shapes)
     for port in ports:
         shape, dims = shapes[port["name"]], port["dims"]
         if len(shape) != len(dims):
@@ -66,6 +67,14 @@ def lengths_of(ports: Ports, shapes: Shapes) -> dict[str, int]:
         if len(unknown) == 1:
             found[unknown[0]] = length - sum(found[part] for part in parts if part in found)
     return found
+
+
+def _distinct(ports: Ports, shapes: Shapes) -> Ports:
+    """Ports without those of the dims and the shape of one before: a cache of many layers has hundreds of them."""
+    found: dict[Any, Mapping[str, Any]] = {}
+    for port in ports:
+        found.setdefault((tuple(port["dims"]), tuple(shapes[port["name"]])), port)
+    return list(found.values())
 
 
 def _named(dims: Sequence[int | str]) -> str:

@@ -10,7 +10,7 @@ from .errors import InputError
 from .scienceqa import Accuracy, ScienceQA
 
 if TYPE_CHECKING:
-    from .pipeline import Settings
+    from .settings import Settings
 
 Scorer = Callable[[Mapping[str, Answer]], dict[str, Accuracy]]
 

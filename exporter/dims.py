@@ -8,6 +8,8 @@ from functools import cache
 from math import prod
 
 Dim = int | str | None
+# The columns of the text that an encoder reads and a decoder looks at, as all ports of such models name them.
+ENCODER_SEQUENCE = "encoder_sequence"
 _TERM = re.compile(r"(?:(?P<times>[1-9]\d{0,3})\*)?(?P<name>[A-Za-z_]\w*)|\d+")
 
 

@@ -9,14 +9,19 @@ from typing import Any
 import numpy as np
 
 from .beam_search import BeamSettings, beam_search
+from .cache import Cache, is_present, past_of, pieces
 from .data import Answer, Request
+from .dims import ENCODER_SEQUENCE
 from .encoder_tokenizer import EncoderTokenizer
 from .errors import InputError
 from .images import check_preprocessing
-from .kv_cache import KVCache, is_present, past_of, pieces
+from .kept import cache_of, kept
+from .kv_cache import KVCache
+from .next_token import chosen_tokens
 from .padding import padded
-from .pipeline import Settings, TextPipeline, chosen_tokens
 from .session import Arrays, Session, require_finite
+from .settings import Settings
+from .text_pipeline import TextPipeline, require_same_ids
 from .token_rules import TokenRules
 from .tokenization import Tokenizer
 
@@ -60,11 +65,7 @@ class EncoderDecoder(TextPipeline):
         self.max_sequence = min(tokenizer.maximum, *(_longest_text(components[name]) for name in (ENCODER, DECODER)))
         self._chunk = int(ranges["sequence"][1])
         self.max_written = int(ranges["past_sequence"][1]) + 1 if self._cached else 1
-        vocab = next(port["dims"][-1] for port in self._decoder["outputs"] if port["name"] == "logits")
-        if isinstance(vocab, int) and vocab < tokenizer.pieces:
-            raise InputError(
-                f"the tokenizer has {tokenizer.pieces} pieces, the decoder {vocab}: they do not belong together."
-            )
+        require_same_ids(self._decoder, tokenizer)
 
     @classmethod
     def from_manifest(
@@ -108,7 +109,7 @@ class EncoderDecoder(TextPipeline):
         return self._padded(self._rows(requests))
 
     def shown(self, requests: Sequence[Request], visual: np.ndarray) -> np.ndarray:
-        """The visual memory that `vision` gave, without that of rows that have no image."""
+        """The visual memory [B,v,d] that `vision` gave, without that of rows that have no image."""
         has_image = np.array([request.image is not None for request in requests])
         if has_image.all():
             return visual
@@ -140,7 +141,7 @@ class EncoderDecoder(TextPipeline):
     def logits(self, ids: np.ndarray, read: Arrays) -> np.ndarray:
         """Logits [B,T,V] of whole rows `ids` [B,T] that begin with the start token, in the pieces that fit; read is
         what `read` or `held` gave."""
-        return self._run_decoder(ids, read, KVCache(self._decoder, self._precision, len(ids)), keep=False)
+        return self._run_decoder(ids, kept(self._session, DECODER, read), self._cache(len(ids)), keep=False)
 
     def _check_length(self, settings: Settings) -> None:
         if settings.max_new_tokens > 1 and not self._cached:
@@ -173,7 +174,7 @@ class EncoderDecoder(TextPipeline):
     def _generate(self, read: Arrays, settings: Settings, generators: Sequence[np.random.Generator]) -> np.ndarray:
         """New token ids [B,n], n <= max_new_tokens: it ends when every row has had its EOS."""
         rules, rows = self.rules(settings), len(generators)
-        cache = KVCache(self._decoder, self._precision, rows)
+        cache, read = self._cache(rows), kept(self._session, DECODER, read)
         ids = np.full((rows, 1), self.start, np.int64)
         ended = np.zeros(rows, bool)
         while True:
@@ -188,8 +189,8 @@ class EncoderDecoder(TextPipeline):
 
     def _search(self, read: Arrays, rows: int, settings: Settings) -> list[list[int]]:
         """The new token ids of each row that so many beams find."""
-        wide = {name: np.repeat(array, settings.beams, 0) for name, array in read.items()}
-        cache = KVCache(self._decoder, self._precision, rows * settings.beams)
+        wide = kept(self._session, DECODER, {name: np.repeat(a, settings.beams, 0) for name, a in read.items()})
+        cache = self._cache(rows * settings.beams)
 
         def next_logits(ids: np.ndarray, origins: np.ndarray | None) -> np.ndarray:
             if origins is not None:
@@ -201,7 +202,10 @@ class EncoderDecoder(TextPipeline):
         how = BeamSettings(settings.beams, *said)
         return beam_search(next_logits, rows, self.start, self.rules(settings), how, self.tokenizer.pieces)
 
-    def _run_decoder(self, ids: np.ndarray, read: Arrays, cache: KVCache, keep: bool) -> np.ndarray:
+    def _cache(self, batch: int) -> Cache:
+        return cache_of(self._session, DECODER, self._decoder, self._precision, batch)
+
+    def _run_decoder(self, ids: np.ndarray, read: Mapping[str, Any], cache: Cache, keep: bool) -> np.ndarray:
         """Logits [B,T,V] of the new columns `ids` [B,T]."""
         lengths = pieces(ids.shape[1], self._chunk)
         found = []
@@ -222,4 +226,4 @@ def open_tokenizer(root: Path, entry: Mapping[str, Any]) -> Tokenizer | EncoderT
 
 
 def _longest_text(component: Mapping[str, Any]) -> int:
-    return int(component["ranges"]["encoder_sequence"][1])
+    return int(component["ranges"][ENCODER_SEQUENCE][1])

@@ -8,6 +8,7 @@ from typing import Any
 from .byte_bpe import open_byte_bpe
 from .clip_bpe import open_clip_bpe
 from .errors import InputError
+from .tokenization import whole_characters
 from .wordpiece import open_wordpiece
 
 _OPEN: dict[str, Callable[..., tuple[dict[str, Any], Any]]] = {
@@ -51,13 +52,8 @@ class EncoderTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """[CLS], the ids of the prefix and the text, [SEP]; not cut. Empty text is allowed."""
-        try:
-            (self._prefix + text).encode()
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"the text is not valid Unicode: it has half a surrogate pair at {error.start}."
-            ) from error
-        return [self.cls, *self._model.encode(self._prefix + text, add_special_tokens=False).ids, self.sep]
+        whole = whole_characters(self._prefix + text)
+        return [self.cls, *self._model.encode(whole, add_special_tokens=False).ids, self.sep]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids; special tokens have none. Raises InputError for an id that is none."""

@@ -17,7 +17,8 @@ from .models.component import Component, Port, constants_of
 from .models.family import Model
 from .models.reference import TorchReference
 from .parity.latents import write_image_samples
-from .parity.samples import bundled_requests, needs_of, write_samples
+from .parity.sample_requests import bundled_requests, needs_of
+from .parity.samples import write_samples
 from .pipelines import makes_images, pipeline_from
 from .plan import plan_export, require_room
 from .progress import Progress

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.lib.format import MAGIC_PREFIX
 from numpy.lib.npyio import NpzFile
 
-from .errors import EnvironmentLack, InputError, MissingPackage
+from .errors import EnvironmentLack, InputError
+from .packages import needing
 
 SUFFIXES = (".npy", ".npz", ".h5")
 POOLINGS = ("adaptive-max",)
@@ -110,11 +111,8 @@ def _npz(path: Path, width: int) -> np.ndarray:
 
 
 def _h5(path: Path, width: int) -> np.ndarray:
-    try:
+    with needing("features"):
         import h5py
-    except ImportError:
-        raise MissingPackage("h5py", "features") from None
-
     name = f"{path.stem}/{_NAME}"
     with h5py.File(path, "r") as file:
         # A link could lead to another file.

@@ -12,8 +12,8 @@ from .encoder_tokenizer import EncoderTokenizer
 from .errors import InputError
 from .images import check_preprocessing, load_image, preprocess
 from .padding import padded
-from .pipeline import Settings
 from .session import Arrays, Session, require_finite
+from .settings import Settings
 from .single_pass import single_passes
 
 IMAGE, TEXT = "image_encoder", "text_encoder"

@@ -3,23 +3,22 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from PIL import Image
 
-from .bundle import Bundle
+from .bundle import Bundle, opened
 from .data import Request
 from .datasets import open_dataset
 from .errors import InputError
 from .pipelines import makes_images
-from .run import manifest_as_run, open_session
+from .run import Opening, manifest_as_run, open_session
 from .text_to_image import ImageSettings, TextToImage
 from .whole_file import whole_file
 
 _SUFFIX = ".png"
 # File systems take 255 bytes, some of which the file has while it is written.
 _LONGEST_NAME = 200
-Note = Callable[[str], None]
 
 
 def make_image(
@@ -27,22 +26,18 @@ def make_image(
     text: str,
     output: Path | str,
     settings: ImageSettings | None = None,
-    backend: str = "onnxruntime",
-    precision: str | None = None,
-    trust_bundle: bool = False,
-    lowering: str | None = None,
-    note: Note = lambda words: None,
+    **how: Unpack[Opening],
 ) -> dict[str, Any]:
     """Make the image of a text and write it, whole or not at all, to the PNG file `output`.
 
     Returns what it was made with, as JSON data: file, text, truncated (it was too long and lost its end), and the
-    settings, height and width among them. settings None: ImageSettings(). The others are those of `run`. Raises
+    settings, height and width among them. settings None: ImageSettings(). how: see `run.Opening`. Raises
     InputError for a bundle that makes none, an output that is no PNG file, or settings that the model does not take;
     MissingPackage without diffusers, VerdictError where values are not finite.
     """
     output = Path(output)
     _require_png(output)
-    pipeline = _open(bundle, backend, precision, trust_bundle, lowering, note)
+    pipeline = _open(bundle, how)
     settings = _sized(pipeline, settings or ImageSettings())
     (pixels,) = pipeline.images([text], settings)
     _write(output, pixels)
@@ -55,12 +50,9 @@ def make_images(
     folder: Path | str,
     settings: ImageSettings | None = None,
     batch: int | None = None,
-    backend: str = "onnxruntime",
-    precision: str | None = None,
-    trust_bundle: bool = False,
-    lowering: str | None = None,
-    note: Note = lambda words: None,
+    *,
     made: Callable[[Sequence[dict[str, Any]]], None] = lambda facts: None,
+    **how: Unpack[Opening],
 ) -> int:
     """The same for every request of `data`, into `<id>.png` below `folder`; returns how many were made.
 
@@ -69,7 +61,7 @@ def make_images(
     requests = image_requests(data)
     if Path(folder).exists() and not Path(folder).is_dir():
         raise InputError(f"{folder} is a file; images of a data file go into a folder.")
-    pipeline = _open(bundle, backend, precision, trust_bundle, lowering, note)
+    pipeline = _open(bundle, how)
     settings = _sized(pipeline, settings or ImageSettings())
     if batch is not None and not 1 <= batch <= pipeline.max_batch:
         raise InputError(f"batch is {batch}; the model makes 1 to {pipeline.max_batch} images at once.")
@@ -101,18 +93,11 @@ def require_texts(requests: Sequence[Request], where: Path | str) -> None:
         raise InputError(f"{where}: the request {asked[0]!r} has choices; this model makes an image of a text.")
 
 
-def _open(
-    bundle: Bundle | Path | str,
-    backend: str,
-    precision: str | None,
-    trust_bundle: bool,
-    lowering: str | None,
-    note: Note,
-) -> TextToImage:
-    bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+def _open(bundle: Bundle | Path | str, how: Opening) -> TextToImage:
+    bundle = opened(bundle)
     if not makes_images(bundle.manifest):
         raise InputError(f"{bundle.root} is of {bundle.manifest['family']}, which makes no images.")
-    session = open_session(bundle, backend, precision, trust_bundle, lowering, note)
+    session = open_session(bundle, **how)
     return TextToImage.from_manifest(session, manifest_as_run(bundle, session), bundle.root)
 
 

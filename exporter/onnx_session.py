@@ -9,8 +9,9 @@ import numpy as np
 
 from .bundle import Bundle
 from .call_shapes import check_call
-from .errors import EnvironmentLack, InputError, MissingPackage
+from .errors import EnvironmentLack, InputError
 from .machine import available_memory
+from .packages import needing
 from .session import Arrays, cast_input
 
 # An optimized session holds repacked weights beside the file's own, and float32 copies of float16 ones.
@@ -79,10 +80,8 @@ class OnnxSession:
             return self._open[component]
 
     def _create(self, component: str) -> Any:
-        try:
+        with needing("cpu"):
             import onnxruntime
-        except ImportError as error:
-            raise MissingPackage("onnxruntime", "cpu") from error
         if self.precision == "bf16":
             raise EnvironmentLack(
                 "ONNX Runtime's CPU has no bfloat16 kernels: export the bundle in fp32 or fp16 to run it here, or "

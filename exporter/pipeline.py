@@ -1,133 +1,24 @@
 """Image and text -> answer with MemVP-LLaMA, as the paper's generate() does it (spec 1.5), over any Session."""
 
-import re
 import zlib
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .data import LETTERS, Answer, Request, require_letters
-from .encoder_tokenizer import EncoderTokenizer
+from .cache import Cache, pieces
+from .data import Answer, Request, require_letters
 from .errors import InputError
-from .images import check_preprocessing, image_array, image_shape
-from .kv_cache import KVCache, pieces
-from .session import Arrays, Session, require_finite
+from .images import check_preprocessing
+from .kept import cache_of, kept
+from .kv_cache import KVCache
+from .next_token import next_tokens
+from .session import Arrays, Session
+from .settings import Settings
+from .text_pipeline import TextPipeline, require_same_ids
 from .tokenization import Tokenizer
-
-DEFAULT_BATCH = 8
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How answers are generated. temperature 0 takes the most probable token; above it, tokens are drawn among the
-    most probable ones that hold `top_p` of the probability. beams above 1: the most probable answer that so many beams
-    find, of models that were trained so. batch None: what the graph takes, at most DEFAULT_BATCH.
-
-    The random stream of a row follows from seed and its request's id: batches and their order do not matter.
-    """
-
-    max_new_tokens: int = 1
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    batch: int | None = None
-    beams: int = 1
-
-    def __post_init__(self) -> None:
-        """Raises InputError for a value out of range."""
-        for name, good, wanted in (
-            ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
-            ("temperature", 0 <= self.temperature < float("inf"), "0 or more"),
-            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("seed", self.seed >= 0, "0 or more"),
-            ("batch", self.batch is None or self.batch >= 1, "at least 1"),
-            ("beams", self.beams >= 1, "at least 1"),
-            ("temperature", self.temperature == 0 or self.beams == 1, "0 with beams"),
-        ):
-            if not good:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be {wanted}.")
-
-    def digest_data(self) -> dict[str, Any]:
-        """What moves the answers, for AnswerFile; the batch does not."""
-        return {name: value for name, value in vars(self).items() if name != "batch"}
-
-
-def beams_of(manifest: Mapping[str, Any]) -> int:
-    """The beams that a bundle's model is used with. Evidence is made without: its tokens can be compared one by one."""
-    return int((manifest["generation"] or {}).get("num_beams", 1))
-
-
-class TextPipeline(ABC):
-    """What pipelines that write text share: requests in batches, one look at one image each.
-
-    Attributes: tokenizer, with `pieces`, `eos`, `pad` and `decode`; preprocessing; max_batch; defaults, the Settings
-    used where none are given; scores, False: an answer is a text.
-    """
-
-    scores = False
-    tokenizer: Tokenizer | EncoderTokenizer
-    preprocessing: Mapping[str, Any]
-    max_batch: int
-    defaults: Settings
-
-    def answer(self, requests: Iterable[Request], settings: Settings | None = None) -> list[Answer]:
-        """Answers in the order of the requests. Raises InputError for unusable images, texts or settings, VerdictError
-        where the model gives logits that are not finite."""
-        return [answer for batch in self.batches(requests, settings) for answer in batch]
-
-    def batches(self, requests: Iterable[Request], settings: Settings | None = None) -> Iterator[list[Answer]]:
-        """As `answer`, a batch at a time; requests are taken as they are needed."""
-        settings = settings or self.defaults
-        size = settings.batch or max(1, min(DEFAULT_BATCH, self.max_batch // settings.beams))
-        if size * settings.beams > self.max_batch:
-            beams = f" with {settings.beams} beams each" if settings.beams > 1 else ""
-            most = f"the decoder takes at most {self.max_batch} rows"
-            if settings.beams > self.max_batch:
-                most += (
-                    f": give --beams {self.max_batch} or fewer, or take engines built with --max-batch {settings.beams}"
-                )
-            raise InputError(f"batch is {size}{beams}; {most}.")
-        self._check_length(settings)
-        source = iter(requests)
-        while batch := list(islice(source, size)):
-            yield self._answer_batch(batch, settings)
-
-    def check(self, request: Request) -> None:
-        """Raise InputError for a request that has more than this model looks at."""
-        if request.image_2:
-            raise InputError(f"the request {request.id!r} has two images; this model looks at one.")
-
-    @abstractmethod
-    def _check_length(self, settings: Settings) -> None:
-        """InputError where so many new tokens cannot be generated."""
-
-    @abstractmethod
-    def _answer_batch(self, requests: Sequence[Request], settings: Settings) -> list[Answer]:
-        """The answers to as many requests as the decoder takes at once."""
-
-    def _looked_at(self, requests: Sequence[Request]) -> np.ndarray:
-        """What the model takes of the requests' images, float32 [B,...]; rows without an image are zeros (spec 1.6)."""
-        for request in requests:
-            self.check(request)
-        seen = np.zeros((len(requests), *image_shape(self.preprocessing)), np.float32)
-        for row, request in enumerate(requests):
-            if request.image is not None:
-                try:
-                    seen[row] = image_array(request.image, self.preprocessing)
-                except InputError as error:
-                    raise InputError(f"the request {request.id!r}: {error}") from error
-        return seen
-
-    def _finish(self, request: Request, ids: list[int], truncated: bool) -> Answer:
-        ids = ids[: ids.index(self.tokenizer.eos)] if self.tokenizer.eos in ids else ids
-        text = self.tokenizer.decode(ids)
-        choice = choice_in(text, len(request.choices)) if request.choices else None
-        return Answer(request.id, text, tuple(ids), choice, truncated)
 
 
 class Pipeline(TextPipeline):
@@ -159,11 +50,7 @@ class Pipeline(TextPipeline):
         self._chunk, self._positions = int(ranges["sequence"][1]), int(ranges["positions"][1])
         longest = ranges["past_sequence"][1] + 1 if self._cached else self._chunk
         self.max_sequence = min(tokenizer.maximum, int(longest))
-        vocab = next(port["dims"][-1] for port in decoder["outputs"] if port["name"] == "logits")
-        if isinstance(vocab, int) and vocab < tokenizer.pieces:
-            raise InputError(
-                f"the tokenizer has {tokenizer.pieces} pieces, the decoder {vocab}: they do not belong together."
-            )
+        require_same_ids(decoder, tokenizer)
 
     @classmethod
     def from_manifest(
@@ -239,15 +126,15 @@ class Pipeline(TextPipeline):
 
     def logits(self, ids: np.ndarray, mask: np.ndarray, positions: np.ndarray, visual: np.ndarray) -> np.ndarray:
         """Logits [B,K,V] at the columns `positions` [B,K] of whole rows `ids` [B,T], padded as `padded` does it."""
-        most = self._positions
+        most, seen = self._positions, kept(self._session, "decoder", {"visual_memory": visual})
         parts = [
-            self._run_decoder(ids, positions[:, at : at + most], mask, visual, self._cache(len(ids)), keep=False)
+            self._run_decoder(ids, positions[:, at : at + most], mask, seen, self._cache(len(ids)), keep=False)
             for at in range(0, positions.shape[1], most)
         ]
         return np.concatenate(parts, 1)
 
-    def _cache(self, batch: int) -> KVCache:
-        return KVCache(self._decoder, self._precision, batch)
+    def _cache(self, batch: int) -> Cache:
+        return cache_of(self._session, "decoder", self._decoder, self._precision, batch)
 
     def _generate(
         self,
@@ -259,13 +146,13 @@ class Pipeline(TextPipeline):
         """New token ids [B,n], n <= max_new_tokens: it ends when every row has had its EOS (spec 1.5)."""
         new, mask = self.padded(rows)
         mask = np.pad(mask, ((0, 0), (0, settings.max_new_tokens)), constant_values=1)
-        cache = self._cache(len(rows))
+        cache, seen = self._cache(len(rows)), kept(self._session, "decoder", {"visual_memory": visual})
         produced: list[np.ndarray] = []
         ended = np.zeros(len(rows), bool)
         while True:
             last = len(produced) + 1 == settings.max_new_tokens
             end = np.full((len(rows), 1), new.shape[1] - 1)
-            logits = self._run_decoder(new, end, mask, visual, cache, keep=not last)[:, 0]
+            logits = self._run_decoder(new, end, mask, seen, cache, keep=not last)[:, 0]
             produced.append(next_tokens(logits[:, : self.tokenizer.pieces], settings, generators))
             ended |= produced[-1] == self.tokenizer.eos
             if last or ended.all():
@@ -273,10 +160,16 @@ class Pipeline(TextPipeline):
             new = produced[-1][:, None]
 
     def _run_decoder(
-        self, ids: np.ndarray, asked: np.ndarray, mask: np.ndarray, visual: np.ndarray, cache: KVCache, keep: bool
+        self,
+        ids: np.ndarray,
+        asked: np.ndarray,
+        mask: np.ndarray,
+        seen: Mapping[str, Any],
+        cache: Cache,
+        keep: bool,
     ) -> np.ndarray:
         """Logits [B,K,V] of the columns `asked` [B,K] of the new ones `ids` [B,T], run in chunks the graph's range
-        allows."""
+        allows; seen is the decoder's visual memory."""
         lengths = pieces(ids.shape[1], self._chunk)
         chunks = np.split(ids, np.cumsum(lengths)[:-1], axis=1)
         found: np.ndarray | None = None
@@ -289,7 +182,7 @@ class Pipeline(TextPipeline):
                 "position_ids": np.tile(np.arange(start, start + columns), (len(ids), 1)),
                 # A chunk gives something for columns of others too.
                 "logits_positions": asked.clip(0, columns - 1),
-                "visual_memory": visual,
+                **seen,
                 **cache.inputs(),
             }
             needed = cache.present if keep or number + 1 < len(chunks) else []
@@ -300,36 +193,3 @@ class Pipeline(TextPipeline):
             asked = asked - columns
         assert found is not None
         return found
-
-
-def choice_in(text: str, choices: int) -> int:
-    """The index of the first letter A to Z in an answer, -1 where it is none of the first `choices` (spec 1.6)."""
-    found = re.search("[A-Z]", text)
-    index = LETTERS.index(found[0]) if found else -1
-    return index if index < choices else -1
-
-
-def next_tokens(logits: np.ndarray, settings: Settings, generators: Sequence[np.random.Generator]) -> np.ndarray:
-    """The next token of each row, int64 [B]: greedy at temperature 0, else drawn with the row's generator.
-
-    logits [B,V] float. Raises VerdictError where they are not finite, as in a half type that overflowed.
-    """
-    return chosen_tokens(require_finite(logits, "the decoder gave logits"), settings, generators)
-
-
-def chosen_tokens(logits: np.ndarray, settings: Settings, generators: Sequence[np.random.Generator]) -> np.ndarray:
-    """As `next_tokens`, where the logits of tokens that may not come are -inf."""
-    if settings.temperature == 0:
-        return logits.argmax(-1).astype(np.int64)
-    drawn = [_draw(row, settings, generator) for row, generator in zip(logits, generators, strict=True)]
-    return np.array(drawn, np.int64)
-
-
-def _draw(logits: np.ndarray, settings: Settings, generator: np.random.Generator) -> int:
-    scaled = (logits.astype(np.float64) - logits.max()) / settings.temperature
-    order = np.argsort(-scaled, kind="stable")
-    weights = np.exp(scaled[order])
-    upto = np.cumsum(weights / weights.sum())
-    # A token stays where those before it hold no more than top_p: the first one always does.
-    kept = 1 + int(np.searchsorted(upto[:-1], settings.top_p, side="right"))
-    return int(order[np.searchsorted(upto[:kept], generator.random() * upto[kept - 1], side="right")])

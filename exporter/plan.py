@@ -14,7 +14,7 @@ from .keep_fp32 import is_kept, patterns_of
 from .models.family import Model, load
 from .parity.golden import golden_bytes
 from .parity.latents import STEPS
-from .parity.samples import chosen_requests, needs_of
+from .parity.sample_requests import chosen_requests, needs_of
 from .precisions import ITEM_SIZE
 from .scheduler import make_scheduler, read_scheduler
 

@@ -3,48 +3,59 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
-import numpy as np
-from numpy.lib.npyio import NpzFile
-
-from .bundle import Bundle
+from .bundle import Bundle, opened
 from .data import Answer, AnswerFile, Request, image_states
 from .datasets import open_dataset
 from .engines.session import TensorRTSession
-from .errors import EnvironmentLack, InputError
+from .errors import InputError
+from .npz import read_npz, write_npz
 from .onnx_session import OnnxSession
-from .pipeline import Settings, beams_of
 from .pipelines import AnyPipeline, pipeline_from, takes_labels
 from .scienceqa import prompt
 from .session import Arrays, Session
-from .whole_file import whole_file
+from .settings import Settings, beams_of
 
 BACKENDS = ("onnxruntime", "tensorrt")
-_BF16 = ".bf16"
 Note = Callable[[str], None]
+
+
+class Opening(TypedDict, total=False):
+    """What a bundle's components are run by. backend is one of BACKENDS, the first unless given; precision that of its
+    graphs or engines (None: the bundle's own). trust_bundle lets an engine bring host code of its own, lowering takes
+    only engines of that kind, see TensorRTSession; note is told which engines were chosen."""
+
+    backend: str
+    precision: str | None
+    trust_bundle: bool
+    lowering: str | None
+    note: Note
 
 
 def open_session(
     bundle: Bundle,
-    backend: str = "onnxruntime",
+    backend: str = BACKENDS[0],
     precision: str | None = None,
     trust_bundle: bool = False,
     lowering: str | None = None,
     note: Note = lambda words: None,
+    cuda_graphs: bool = False,
 ) -> OnnxSession | TensorRTSession:
-    """A session over the bundle's components. Raises InputError for a backend this version does not know.
-
-    trust_bundle lets an engine bring host code of its own, lowering takes only engines of that kind, see
-    TensorRTSession; note is told which engines were chosen."""
+    """A session over the bundle's components, see `Opening`; cuda_graphs launches calls of engines that come again as
+    graphs, see TensorRTSession. Raises InputError for a backend this version does not know, or a lowering or graphs of
+    what has none."""
     if backend not in BACKENDS:
         raise InputError(f"backend {backend!r} is not known to this version; it knows {', '.join(BACKENDS)}")
     if backend == "tensorrt":
-        session = TensorRTSession(bundle, precision, trust_bundle=trust_bundle, lowering=lowering)
+        options: dict[str, Any] = {"trust_bundle": trust_bundle, "lowering": lowering, "cuda_graphs": cuda_graphs}
+        session = TensorRTSession(bundle, precision, **options)
         note(session.facts["engines"])
         return session
     if lowering is not None:
         raise InputError(f"a lowering is of engines: {backend} runs the bundle's graphs.")
+    if cuda_graphs:
+        raise InputError(f"CUDA graphs are of engines: {backend} runs on the CPU.")
     return OnnxSession(bundle, precision)
 
 
@@ -54,21 +65,13 @@ def manifest_as_run(bundle: Bundle, session: Session) -> Mapping[str, Any]:
     return session.manifest if isinstance(session, TensorRTSession) else bundle.manifest
 
 
-def open_pipeline(
-    bundle: Bundle,
-    backend: str = "onnxruntime",
-    precision: str | None = None,
-    trust_bundle: bool = False,
-    lowering: str | None = None,
-    note: Note = lambda words: None,
-    labels: Sequence[str] | None = None,
-) -> AnyPipeline:
+def open_pipeline(bundle: Bundle, *, labels: Sequence[str] | None = None, **how: Unpack[Opening]) -> AnyPipeline:
     """Image and text to answer, over `open_session`. labels take the place of the bundle's own; InputError where the
     model compares an image with none."""
     if labels is not None:
         require_takes_labels(bundle)
-    session = open_session(bundle, backend, precision, trust_bundle, lowering, note)
-    plain = bundle.plain_precision(precision)
+    session = open_session(bundle, **how)
+    plain = bundle.plain_precision(how.get("precision"))
     manifest = manifest_as_run(bundle, session)
     own = manifest if labels is None else {**manifest, "labels": list(labels)}
     return pipeline_from(session, own, bundle.root, precision=plain)
@@ -88,27 +91,24 @@ def run(
     choices: Sequence[str] | None = None,
     hint: str = "",
     settings: Settings | None = None,
-    backend: str = "onnxruntime",
-    precision: str | None = None,
-    trust_bundle: bool = False,
+    *,
     image_2: Path | str | None = None,
-    lowering: str | None = None,
-    note: Note = lambda words: None,
     labels: Sequence[str] | None = None,
+    **how: Unpack[Opening],
 ) -> Answer:
     """The answer to one question. Without an image the indicator is 0; image_2 is the second one of models that compare
     two. With choices, text is the question of the official ScienceQA prompt with `hint`, and one greedy token is
     scored. A model that compares an image with labels takes `labels`, else its bundle's, each within the template
     `text`, or its own where that is empty.
 
-    settings None: the bundle's own generation settings. lowering and note: see `open_session`. Raises InputError
-    for an unreadable image or wrong use.
+    settings None: the bundle's own generation settings. how: backend, precision and so on, see `Opening`. Raises
+    InputError for an unreadable image or wrong use.
     """
-    bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    bundle = opened(bundle)
     if choices and takes_labels(bundle.manifest):
         raise InputError("this model compares an image with labels: give these as labels, not as choices.")
     text = prompt(text, hint, list(choices)) if choices else text
-    pipeline = open_pipeline(bundle, backend, precision, trust_bundle, lowering, note, labels)
+    pipeline = open_pipeline(bundle, labels=labels, **how)
     first, second = (Path(path) if path else None for path in (image, image_2))
     request = Request("1", text, first, second, tuple(choices) if choices else None)
     settings = settings or _own_settings(bundle, pipeline)
@@ -122,30 +122,27 @@ def run_file(
     output: Path | str,
     settings: Settings | None = None,
     resume: bool = True,
-    backend: str = "onnxruntime",
-    precision: str | None = None,
+    *,
     answered: Callable[[Sequence[Request], Sequence[Answer]], None] = lambda requests, answers: None,
-    trust_bundle: bool = False,
-    lowering: str | None = None,
-    note: Note = lambda words: None,
     labels: Sequence[str] | None = None,
+    **how: Unpack[Opening],
 ) -> int:
     """Answer every request of `data` (see `open_dataset`) into `output`; returns how many were answered now.
 
     A run that was killed goes on where it was, unless resume is False; one that was finished is answered again.
     Another bundle, precision, backend, lowering, data file, image (by path, size and time of change), set of labels or
-    setting starts anew. answered is told of every batch. labels: see `run`; a request's choices go before.
+    setting starts anew. answered is told of every batch. labels and how: see `run`; a request's choices go before.
     """
-    bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    pipeline = open_pipeline(bundle, backend, precision, trust_bundle, lowering, note, labels)
+    bundle = opened(bundle)
+    pipeline = open_pipeline(bundle, labels=labels, **how)
     dataset = open_dataset(data)
     settings = dataset.settings(settings or _own_settings(bundle, pipeline))
     identity = {
         **settings.digest_data(),
-        "precision": precision or bundle.manifest["precision"],
-        "backend": backend,
+        "precision": how.get("precision") or bundle.manifest["precision"],
+        "backend": how.get("backend", BACKENDS[0]),
         "images": image_states(dataset.requests()),
-        **({"lowering": lowering} if lowering else {}),
+        **({"lowering": lowering} if (lowering := how.get("lowering")) else {}),
         **({"labels": list(labels)} if labels is not None else {}),
     }
     with AnswerFile(output, dataset.files, bundle.manifest["digest"], identity, resume) as file:
@@ -172,17 +169,14 @@ def _own_settings(bundle: Bundle, pipeline: AnyPipeline) -> Settings:
 def check_file(
     bundle: Bundle | Path | str,
     data: Path | str,
-    backend: str = "onnxruntime",
-    precision: str | None = None,
-    trust_bundle: bool = False,
-    lowering: str | None = None,
-    note: Note = lambda words: None,
+    *,
     labels: Sequence[str] | None = None,
+    **how: Unpack[Opening],
 ) -> int:
     """How many requests `run_file` would answer, for a dry run: nothing is answered. Raises InputError for requests or
     labels that the bundle does not take; images are not opened."""
-    bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    pipeline = open_pipeline(bundle, backend, precision, trust_bundle, lowering, note, labels)
+    bundle = opened(bundle)
+    pipeline = open_pipeline(bundle, labels=labels, **how)
     count = 0
     for request in open_dataset(data).requests():
         pipeline.check(request)
@@ -195,45 +189,14 @@ def run_component(
     component: str,
     inputs: Path | str,
     output: Path | str,
-    backend: str = "onnxruntime",
-    precision: str | None = None,
-    trust_bundle: bool = False,
-    lowering: str | None = None,
-    note: Note = lambda words: None,
+    **how: Unpack[Opening],
 ) -> Arrays:
     """Raw tensors, by port name, from the npz file `inputs` through one component into the npz file `output`."""
-    bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    bundle = opened(bundle)
     inputs, output = Path(inputs), Path(output)
     if output.exists() and inputs.exists() and output.samefile(inputs):
         raise InputError(f"{output} holds the inputs: writing the outputs there would destroy them.")
-    session = open_session(bundle, backend, precision, trust_bundle, lowering, note)
+    session = open_session(bundle, **how)
     outputs = session.run(component, read_npz(inputs))
-    with whole_file(output) as file:
-        np.savez(file, **dict(_to_npz(name, array) for name, array in outputs.items()))  # type: ignore[arg-type]
+    write_npz(output, outputs)
     return outputs
-
-
-def read_npz(path: Path) -> Arrays:
-    """The arrays of an npz file by name; bfloat16 ones are uint16 under `<name>.bf16` (docs/bundle.md)."""
-    try:
-        with path.open("rb") as file, NpzFile(file, allow_pickle=False) as arrays:
-            return dict(_from_npz(name, arrays[name]) for name in arrays.files)
-    except FileNotFoundError as error:
-        raise InputError(f"{path} is not a file.") from error
-    except PermissionError as error:
-        raise EnvironmentLack(f"{path} cannot be read: {error.strerror}.") from error
-    except Exception as error:  # zipfile, zlib, struct and NumPy each have their own for one and the same damage
-        reason = str(error) or type(error).__name__
-        raise InputError(f"{path} is not a whole npz file of plain arrays ({reason}).") from error
-
-
-def _from_npz(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
-    if not (name.endswith(_BF16) and array.dtype == np.uint16):
-        return name, array
-    import ml_dtypes
-
-    return name.removesuffix(_BF16), array.view(ml_dtypes.bfloat16)
-
-
-def _to_npz(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
-    return (name + _BF16, array.view(np.uint16)) if array.dtype.name == "bfloat16" else (name, array)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .data import read_json
-from .errors import EnvironmentLack, InputError, MissingPackage
+from .errors import EnvironmentLack, InputError
+from .packages import needing
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -93,9 +94,7 @@ def _cannot(name: str, steps: int, reason: object) -> InputError:
 
 
 def _schedulers() -> Any:
-    try:
+    with needing("diffusion"):
         import torch  # noqa: F401
         from diffusers import schedulers
-    except ImportError as error:
-        raise MissingPackage("diffusers", "diffusion") from error
     return schedulers

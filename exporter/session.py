@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from .errors import InputError, VerdictError
+from .precisions import DTYPES
 
 Arrays = dict[str, np.ndarray]
 
@@ -14,7 +15,9 @@ Arrays = dict[str, np.ndarray]
 class Session(Protocol):
     """Runs components by name on NumPy arrays under the names of docs/bundle.md.
 
-    bfloat16 tensors are arrays of dtype ml_dtypes.bfloat16.
+    bfloat16 tensors are arrays of dtype ml_dtypes.bfloat16. A session that can let tensors stay where it computes has
+    two more methods, see kept.py: `cache(component, batch)`, an empty Cache, and `keep(component, inputs)`, inputs for
+    many calls. What they give is taken in place of arrays, and the present of such a past is no array either.
     """
 
     def run(self, component: str, inputs: Mapping[str, np.ndarray], outputs: list[str] | None = None) -> Arrays:
@@ -47,6 +50,16 @@ def require_finite(values: np.ndarray, gave: str, precision: str | None = None) 
             "bundle, or export it in another precision."
         )
     return values
+
+
+def dtype_of(name: str, precision: str) -> np.dtype:
+    """The NumPy type of a port's dtype: "graph" is that of the precision "fp32", "fp16" or "bf16"."""
+    name = DTYPES[precision] if name == "graph" else name
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)
 
 
 def cast_input(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:

@@ -5,7 +5,7 @@ from itertools import islice
 
 from .data import Request
 from .errors import InputError
-from .pipeline import DEFAULT_BATCH, Settings
+from .settings import DEFAULT_BATCH, Settings
 
 
 def single_passes(requests: Iterable[Request], settings: Settings, max_batch: int) -> Iterator[list[Request]]:

@@ -52,13 +52,7 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """BOS, then the ids of the prefix and the text (spec 1.5), and EOS where texts end with it. Empty text is
         allowed."""
-        try:
-            (self._prefix + text).encode()
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"the text is not valid Unicode: it has half a surrogate pair at {error.start}."
-            ) from error
-        ids = [int(token) for token in self._model.encode(self._prefix + text)]
+        ids = [int(token) for token in self._model.encode(whole_characters(self._prefix + text))]
         return [*([] if self.bos is None else [self.bos]), *ids, *([self.eos] if self._ends else [])]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -66,6 +60,15 @@ class Tokenizer:
         if odd := [token for token in ids if not 0 <= token < self.pieces]:
             raise InputError(f"token {odd[0]} is not one of the tokenizer's {self.pieces}: model and tokenizer differ.")
         return str(self._model.decode([int(token) for token in ids if token not in self._textless]))
+
+
+def whole_characters(text: str) -> str:
+    """The text. Raises InputError where it has half a surrogate pair, which is no character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"the text is not valid Unicode: it has half a surrogate pair at {error.start}.") from error
+    return text
 
 
 def describe_sentencepiece(path: Path | str) -> dict[str, Any]:

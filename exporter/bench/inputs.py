@@ -6,15 +6,18 @@ from typing import Any
 import numpy as np
 
 from ..bundle import Bundle
-from ..dims import length
-from ..engines.profiles import READ, SIDES
-from ..kv_cache import KVCache, pieces
+from ..cache import Cache, pieces
+from ..dims import ENCODER_SEQUENCE, length, terms
+from ..engines.profiles import SIDES
+from ..kept import cache_of, kept
+from ..kv_cache import KVCache
 from ..parity.samples import read_cases
-from ..precisions import DTYPES
-from ..session import Arrays, Session
+from ..session import Arrays, Session, dtype_of
 from .loads import DECODE, Load
 
 _SEED = 20240607
+# What an input with one of these dimensions holds is of one call.
+_OF_A_CALL = {"sequence", "past_sequence", "positions"}
 
 
 def golden_arrays(bundle: Bundle) -> Arrays:
@@ -42,8 +45,8 @@ def inputs_of(
     # An image that is made is measured at its largest size.
     sizes |= {side: component["ranges"][side][1] for side in SIDES if side in sizes}
     sizes |= {"batch": load.batch, "sequence": columns, "past_sequence": past, "positions": 1}
-    if READ in sizes:
-        sizes[READ] = load.read or columns
+    if ENCODER_SEQUENCE in sizes:
+        sizes[ENCODER_SEQUENCE] = load.read or columns
     grown = KVCache(component, precision, load.batch).past
     vocab = next((port["dims"][-1] for port in component["outputs"] if port["name"] == "logits"), 2)
     made: Arrays = {}
@@ -64,15 +67,16 @@ def inputs_of(
             values = random.integers(0, vocab, shape)
         else:
             values = random.standard_normal(shape)
-        made[name] = np.array(values, _dtype(port["dtype"], precision), order="C")
+        made[name] = np.array(values, dtype_of(port["dtype"], precision), order="C")
     return made
 
 
 def filled_cache(
     session: Session, component: Mapping[str, Any], load: Load, chunk: int, precision: str, known: Arrays
-) -> KVCache:
-    """A cache of `load.past` columns, filled by a real prefill in calls of at most `chunk` columns."""
-    cache = KVCache(component, precision, load.batch)
+) -> Cache:
+    """A cache of `load.past` columns, where the session has it, filled by a real prefill in calls of at most `chunk`
+    columns."""
+    cache = cache_of(session, load.component, component, precision, load.batch)
     for columns in pieces(load.past, chunk):
         feed = inputs_of(component, load, cache.length, columns, precision, known) | cache.inputs()
         cache.update(session.run(load.component, feed, cache.present), columns)
@@ -81,20 +85,15 @@ def filled_cache(
 
 def feed_of(
     session: Session, component: Mapping[str, Any], load: Load, chunk: int, precision: str, known: Arrays
-) -> Arrays:
-    """Every input of a call of `load`. A decode step has its past; any other call starts with an empty cache."""
+) -> dict[str, Any]:
+    """Every input of a call of `load`. A decode step has its past, and what does not change from step to step, where an
+    application has them; any other call starts with an empty cache."""
     feed = inputs_of(component, load, load.past, load.columns, precision, known)
     if not component.get("cache"):
         return feed
-    if load.stage == DECODE:
-        return feed | filled_cache(session, component, load, chunk, precision, known).inputs()
-    return feed | KVCache(component, precision, load.batch).inputs()
-
-
-def _dtype(name: str, precision: str) -> np.dtype:
-    name = DTYPES[precision] if name == "graph" else name
-    if name == "bfloat16":
-        import ml_dtypes
-
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(name)
+    if load.stage != DECODE:
+        return feed | cache_of(session, load.component, component, precision, load.batch).inputs()
+    past = filled_cache(session, component, load, chunk, precision, known).inputs()
+    dims = {port["name"]: {term for dim in port["dims"] for term in terms(dim)} for port in component["inputs"]}
+    lasting = {name: array for name, array in feed.items() if _OF_A_CALL.isdisjoint(dims[name])}
+    return feed | kept(session, load.component, lasting) | past

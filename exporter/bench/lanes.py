@@ -16,14 +16,14 @@ from ..session import Arrays, Session
 from .inputs import golden_arrays
 from .loads import Ranges
 
-TORCH = "torch"
+TORCH, TENSORRT = "torch", "tensorrt"
 KNOWN = (TORCH, *BACKENDS)
 
 
 @dataclass(frozen=True)
 class Lane:
-    """A bundle on a backend. precision is the one asked for; name is unique in a report. trust_bundle and lowering are
-    of engines, see TensorRTSession."""
+    """A bundle on a backend. precision is the one asked for; name is unique in a report. trust_bundle, lowering and
+    cuda_graphs are of engines, see TensorRTSession."""
 
     name: str
     bundle: Bundle
@@ -31,6 +31,7 @@ class Lane:
     precision: str
     trust_bundle: bool = False
     lowering: str | None = None
+    cuda_graphs: bool = False
 
     @cached_property
     def session(self) -> Session:
@@ -39,8 +40,10 @@ class Lane:
             from .torch_session import open_torch
 
             return open_torch(self.bundle, self.bundle.plain_precision(self.precision))
-        lowering = self.lowering if self.backend == "tensorrt" else None
-        return open_session(self.bundle, self.backend, self.precision, self.trust_bundle, lowering)
+        if self.backend != TENSORRT:
+            return open_session(self.bundle, self.backend, self.precision)
+        words = self.precision, self.trust_bundle, self.lowering
+        return open_session(self.bundle, self.backend, *words, cuda_graphs=self.cuda_graphs)
 
     @property
     def computes(self) -> str:
@@ -91,6 +94,7 @@ class Lane:
             "precision": self.precision,
             "runs": self._runs(),
             "threads": self._threads(),
+            "cuda_graphs": self._replayed(),
             "engines": [_engine(entry) for entry in getattr(self.session, "entries", {}).values()],
         }
 
@@ -104,7 +108,17 @@ class Lane:
             words += _on_cpu(self.precision)
             return words + (f"; {', '.join(sorted(mapped))} unoptimized, weights in their file" if mapped else "")
         facts: dict[str, str] = getattr(self.session, "facts", {})
-        return f"{self.backend} in {self.precision}" + (f"; {facts['engines']}" if "engines" in facts else "")
+        words = f"{self.backend} in {self.precision}" + (f"; {facts['engines']}" if "engines" in facts else "")
+        replayed = self._replayed()
+        if replayed is None:
+            return words
+        return f"{words}; CUDA graphs of {', '.join(replayed) or 'nothing: no call came again'}"
+
+    def _replayed(self) -> list[str] | None:
+        """The components whose calls were launches of CUDA graphs, None where none were asked for."""
+        if self.backend != TENSORRT or not self.cuda_graphs:
+            return None
+        return [name for name, count in getattr(self.session, "replayed", {}).items() if count]
 
     def _threads(self) -> int | None:
         """Threads of a CPU backend, where it can be asked."""
@@ -121,15 +135,18 @@ def lanes_of(
     precision: str | None,
     trust_bundle: bool = False,
     lowering: str | None = None,
+    cuda_graphs: bool = False,
 ) -> tuple[list[Lane], list[str]]:
     """A lane for each bundle and backend, and notes on what was left out. backends None: all that can be measured
-    here. Raises the lack of a backend that was asked for, and EnvironmentLack where nothing can be measured."""
+    here. Raises the lack of a backend that was asked for, InputError where CUDA graphs are and no engine is measured,
+    and EnvironmentLack where nothing can be measured."""
     lanes: list[Lane] = []
     notes: list[str] = []
     for bundle, label in zip(bundles, _labels(bundles), strict=True):
         for backend in dict.fromkeys(KNOWN if backends is None else backends):
             name = f"{label} {backend}" if label else backend
-            lane = Lane(name, bundle, backend, precision or bundle.manifest["precision"], trust_bundle, lowering)
+            asked = precision or bundle.manifest["precision"], trust_bundle, lowering, cuda_graphs
+            lane = Lane(name, bundle, backend, *asked)
             lack = lane.lack()
             if lack is None:
                 beside, missing = beside_quantized(lane)
@@ -141,6 +158,8 @@ def lanes_of(
                 raise lack
     if not lanes:
         raise EnvironmentLack("nothing can be measured here. " + " ".join(notes))
+    if cuda_graphs and all(lane.backend != TENSORRT for lane in lanes):
+        raise InputError(" ".join(["CUDA graphs are of engines, and none is measured (--backend tensorrt).", *notes]))
     return lanes, notes
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..engines.profiles import READ
+from ..dims import ENCODER_SEQUENCE
 from ..errors import InputError
 from .options import Options
 
@@ -63,7 +63,9 @@ class Load:
 def stages_of(cached: Mapping[str, bool], ranges: Mapping[str, Ranges]) -> dict[str, str]:
     """The stages of components, by whether they have a cache, each with its component: a decoder with one has two, but
     for one behind an encoder, which has read the prompt."""
-    made = {name: [DECODE] if READ in ranges[name] else [PREFILL, DECODE] for name, has in cached.items() if has}
+    made = {
+        name: [DECODE] if ENCODER_SEQUENCE in ranges[name] else [PREFILL, DECODE] for name, has in cached.items() if has
+    }
     return {stage: name for name in cached for stage in made.get(name, [name])}
 
 
@@ -109,8 +111,8 @@ def _loads_of(stage: str, component: str, ranges: Mapping[str, Ranges], options:
         columns = _size("new_tokens", options.new_tokens, 1, component, allowed.get("past_sequence", (1, 1)))
     elif stage == DECODE:
         columns, past = 1, _past(component, options, allowed)
-        read = _prompt(component, options, allowed) if READ in allowed else 0
-    elif "sequence" in allowed or READ in allowed:
+        read = _prompt(component, options, allowed) if ENCODER_SEQUENCE in allowed else 0
+    elif "sequence" in allowed or ENCODER_SEQUENCE in allowed:
         columns = _prompt(component, options, allowed)
     for mode, rows in ((LATENCY, max(1, allowed.get("batch", (1, 1))[0])), (THROUGHPUT, batch)):
         # Without a second row there is nothing that one request at a time did not show.
@@ -119,12 +121,12 @@ def _loads_of(stage: str, component: str, ranges: Mapping[str, Ranges], options:
 
 
 def _prompt(component: str, options: Options, allowed: Ranges) -> int:
-    columns = allowed[READ] if READ in allowed else allowed["sequence"]
+    columns = allowed[ENCODER_SEQUENCE] if ENCODER_SEQUENCE in allowed else allowed["sequence"]
     return _size("prompt_tokens", options.prompt_tokens, _PROMPT, component, columns)
 
 
 def _past(component: str, options: Options, allowed: Ranges) -> int:
-    usual = _PROMPT if READ in allowed else _prompt(component, options, allowed)
+    usual = _PROMPT if ENCODER_SEQUENCE in allowed else _prompt(component, options, allowed)
     return _size("past", options.past, usual, component, allowed["past_sequence"])
 
 

@@ -6,14 +6,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..bundle import Bundle
+from ..bundle import Bundle, opened
 from ..errors import InputError, ToolError
 from ..machine import describe, state
 from ..parity.samples import read_samples
-from ..pipeline import Settings, TextPipeline, beams_of
 from ..pipelines import pipeline_from
 from ..progress import Progress
 from ..session import Timing
+from ..settings import Settings, beams_of
+from ..text_pipeline import TextPipeline
 from .comparison import compare_bundles, compare_report
 from .figures import doubts, figures_of
 from .inputs import feed_of
@@ -42,8 +43,8 @@ def bench(
     one, or the JSON of an earlier report. trust_bundle and lowering: see `open_session`.
 
     Times are wall seconds of `Session.run`: arrays in host memory in and out. A decode step has a cache of a real
-    prefill, which does not grow while it is measured. A backend that fails at a load is left out from there on, with a
-    note; the loads before keep its results.
+    prefill, kept where the session keeps caches, which does not grow while it is measured. A backend that fails at a
+    load is left out from there on, with a note; the loads before keep its results.
 
     Raises InputError for a backend, stage or size that there is not, EnvironmentLack for what this machine lacks.
     """
@@ -111,14 +112,14 @@ def _plan(
     trust_bundle: bool,
     lowering: str | None,
 ) -> _Plan:
-    bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    bundle = opened(bundle)
     other = _other(compare)
     bundles = [bundle, other] if isinstance(other, Bundle) else [bundle]
     names = bundle.manifest["components"].keys()
     if bundles[-1].manifest["components"].keys() != names:
         raise InputError(f"{compare} has other components than {bundle.root}: there is nothing to compare.")
     chosen = tuple(backends) if backends is not None else None
-    lanes, notes = lanes_of(bundles, chosen, precision, trust_bundle, lowering)
+    lanes, notes = lanes_of(bundles, chosen, precision, trust_bundle, lowering, options.cuda_graphs)
     # An engine for a single pass has no cache where the graph has one: all are then measured in a single pass.
     cached = {name: all(lane.manifest["components"][name]["cache"] for lane in lanes) for name in names}
     loads = plan_loads(cached, common_ranges([lane.ranges for lane in lanes]), options, beams_of(bundle.manifest))
@@ -211,9 +212,11 @@ def _call(lane: Lane, load: Load) -> Call:
 def _answer(lane: Lane, load: Load) -> Call:
     """The bundle's own questions answered, from image files and text, each with exactly `load.columns` new tokens."""
     samples = read_samples(lane.bundle)
-    pipeline = pipeline_from(lane.session, lane.manifest, lane.bundle.root, lane.computes)
+    # No token has the id of an end: an answer that ended early would be less work than another backend's. So none is
+    # kept from ending either.
+    manifest = {**lane.manifest, "generation": {**lane.manifest["generation"], "min_length": 0}}
+    pipeline = pipeline_from(lane.session, manifest, lane.bundle.root, lane.computes)
     assert isinstance(pipeline, TextPipeline), "only what has a decoder gives whole answers"
-    # No token has this id: an answer that ended early would be less work than another backend's.
     pipeline.tokenizer.eos = -1
     requests = [replace(samples[i % len(samples)][0], id=str(i)) for i in range(load.batch)]
     batch = min(load.batch, max(1, pipeline.max_batch // load.beams))

@@ -19,6 +19,7 @@ class Options:
     new_tokens: also measure whole answers of so many tokens, from image and text. stages: names of `loads.stages_of`,
     None for all. warmup: calls before the measured ones, after the first, which is always kept apart. Every load is
     measured for `iterations` calls at least and `duration` seconds at least. percentiles lie between 0 and 100.
+    cuda_graphs: calls of engines are captured, and launched as graphs; see TensorRTSession.
     """
 
     batch: int | None = None
@@ -30,6 +31,7 @@ class Options:
     iterations: int = FEWEST_CALLS
     duration: float = 1.0
     percentiles: Sequence[float] = (50, 90, 95, 99)
+    cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
         """Raises InputError for a value out of range."""
@@ -39,6 +41,8 @@ class Options:
                 raise InputError(f"{name} is {value}; it must be at least 1.")
         if self.warmup < 0:
             raise InputError(f"warmup is {self.warmup}; it must be 0 or more.")
+        if self.cuda_graphs and not self.warmup:
+            raise InputError("warmup is 0; with CUDA graphs it must be at least 1: the call after the first captures.")
         if not 0 <= self.duration < float("inf"):
             raise InputError(f"duration is {self.duration}; it must be 0 seconds or more.")
         if outside := [value for value in self.percentiles if not 0 < value < 100]:

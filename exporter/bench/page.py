@@ -2,13 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..parity.page import page_environment
-from ..whole_file import whole_file
+from ..parity.page_file import page_environment, write_page
 from .figures import DRIFT_LIMIT, SPREAD_LIMIT
 from .loads import Load
 from .options import FEWEST_CALLS
@@ -37,15 +35,15 @@ def require_packages() -> None:
 def write_bench_page(report: BenchReport, path: Path) -> None:
     """Write what `bench` found as one HTML file. Raises MissingPackage without the extra `report`, EnvironmentLack
     where path cannot be written; then nothing is left at path, or what was there before."""
-    text = _environment().get_template("page_bench.html.j2").render(
+    write_page(
+        _environment(),
+        "page_bench.html.j2",
+        path,
         report=report,
         name=Path(report.lanes[0]["bundle"]).name if report.lanes else "bundle",
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         groups=list(groups(report)),
         limits={"spread": SPREAD_LIMIT, "drift": DRIFT_LIMIT, "calls": FEWEST_CALLS, "turn": TURN},
-    )  # fmt: skip
-    with whole_file(path) as file:
-        file.write(text.encode("utf-8", "replace"))
+    )
 
 
 def groups(report: BenchReport) -> Iterator[Group]:
@@ -57,10 +55,4 @@ def groups(report: BenchReport) -> Iterator[Group]:
 
 
 def _environment() -> "Environment":
-    shared = page_environment()
-    from jinja2 import ChoiceLoader, FileSystemLoader
-
-    assert shared.loader is not None
-    environment = shared.overlay(loader=ChoiceLoader([FileSystemLoader(Path(__file__).parent), shared.loader]))
-    environment.filters |= {"milliseconds": milliseconds, "speedup": speedup, "rate": rate}
-    return environment
+    return page_environment(Path(__file__).parent, milliseconds=milliseconds, speedup=speedup, rate=rate)

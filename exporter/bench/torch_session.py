@@ -12,15 +12,17 @@ import torch
 from torch import Tensor
 
 from ..bundle import Bundle
+from ..cache import past_of
 from ..console import size
 from ..errors import EnvironmentLack, InputError
 from ..graphs.stored import stored_weights
 from ..keep_fp32 import is_kept
+from ..kv_cache import KVCache
 from ..machine import available_memory
 from ..models.component import Component, constants_of
 from ..models.family import components_of
 from ..precisions import DTYPES
-from ..session import Arrays, Timing
+from ..session import Timing
 
 
 class TorchSession:
@@ -39,16 +41,28 @@ class TorchSession:
         self._stored = {part.name: stored_weights(graphs[part.name], part) for part in components}
         self._stored_constants = constants_of(components)
         self._components = {part.name: part for part in components}
+        self._entries = bundle.manifest["components"]
         self._keep = {part.name: bundle.keep_fp32(part.name, precision) for part in components}
         self._weights: dict[str, dict[str, Tensor]] = {}
         _require_memory(self.device, sum(self._bytes(part) for part in components))
 
-    def run(self, component: str, inputs: Mapping[str, np.ndarray], outputs: list[str] | None = None) -> Arrays:
-        """See Session.run."""
+    def run(self, component: str, inputs: Mapping[str, Any], outputs: list[str] | None = None) -> dict[str, Any]:
+        """See Session.run. Of what `keep` or a `cache` gave nothing is copied, and the present of such a past is a
+        tensor too."""
         part = self._part(component, inputs)
         with _memory_said(part):
-            tensors = {port.name: self._tensor(inputs[port.name], port.dtype).to(self.device) for port in part.inputs}
-            return {name: _array(tensor) for name, tensor in self._forward(part, tensors, outputs).items()}
+            return _returned(self._forward(part, self._given(part, inputs), outputs), inputs)
+
+    def cache(self, component: str, batch: int) -> KVCache:
+        """An empty cache of tensors on the device."""
+        return _TensorCache(self._entries[component], self.precision, batch, self.device)
+
+    def keep(self, component: str, inputs: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        """Some inputs of a component as tensors on the device."""
+        part = self._components[component]
+        dtypes = {port.name: port.dtype for port in part.inputs}
+        with _memory_said(part):
+            return {name: self._tensor(array, dtypes[name]) for name, array in inputs.items()}
 
     def close(self) -> None:
         """Give the weights' memory back."""
@@ -68,7 +82,7 @@ class TorchSession:
             for name, tensor in self._stored[part.name].items()
         )
 
-    def _part(self, component: str, inputs: Mapping[str, np.ndarray]) -> Component:
+    def _part(self, component: str, inputs: Mapping[str, Any]) -> Component:
         if component not in self._components:
             raise InputError(f"there is no component {component!r}; there is {', '.join(self._components)}")
         part = self._components[component]
@@ -76,12 +90,20 @@ class TorchSession:
             raise InputError(f"{component} needs the inputs {', '.join(missing)}")
         return part
 
-    def _tensor(self, array: np.ndarray, dtype: str) -> Tensor:
+    def _given(self, part: Component, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+        return {port.name: self._tensor(inputs[port.name], port.dtype) for port in part.inputs}
+
+    def _tensor(self, array: Any, dtype: str) -> Tensor:
+        """An array, or a tensor that was kept, in the type that the forward pass takes, on the device."""
+        if isinstance(array, Tensor):
+            return array
         kinds = {"int64": torch.int64, "float32": torch.float32, "graph": getattr(torch, DTYPES[self.precision])}
         array = np.ascontiguousarray(array)
         if array.dtype.name == "bfloat16":
-            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(kinds[dtype])
-        return torch.from_numpy(array).to(kinds[dtype])
+            tensor = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+        else:
+            tensor = torch.from_numpy(array)
+        return tensor.to(kinds[dtype]).to(self.device)
 
     def _forward(self, part: Component, tensors: dict[str, Tensor], outputs: list[str] | None) -> dict[str, Tensor]:
         with torch.inference_mode():
@@ -109,23 +131,34 @@ class CudaTorchSession(TorchSession):
     """The same on a GPU, which can say where the time went."""
 
     def timed_run(
-        self, component: str, inputs: Mapping[str, np.ndarray], outputs: list[str] | None = None
-    ) -> tuple[Arrays, Timing]:
+        self, component: str, inputs: Mapping[str, Any], outputs: list[str] | None = None
+    ) -> tuple[dict[str, Any], Timing]:
         """As `run`, with where the time went: the parts lie between events of the current stream."""
         started = time.perf_counter()
         part = self._part(component, inputs)
         marks = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
         with _memory_said(part):
             marks[0].record()
-            tensors = {port.name: self._tensor(inputs[port.name], port.dtype).to(self.device) for port in part.inputs}
+            tensors = self._given(part, inputs)
             marks[1].record()
             results = self._forward(part, tensors, outputs)
             marks[2].record()
-            arrays = {name: _array(tensor) for name, tensor in results.items()}
+            arrays = _returned(results, inputs)
             marks[3].record()
             marks[3].synchronize()
         h2d, gpu, d2h = (before.elapsed_time(after) / 1e3 for before, after in pairwise(marks))
         return arrays, Timing(max(0.0, time.perf_counter() - started - h2d - gpu - d2h), h2d, gpu, d2h)
+
+
+class _TensorCache(KVCache):
+    """A KVCache of tensors. The reference returns whole caches, so that nothing is ever joined to them."""
+
+    def __init__(self, component: Mapping[str, Any], precision: str, batch: int, device: torch.device) -> None:
+        self._device = device
+        super().__init__(component, precision, batch)
+
+    def _zeros(self, shape: tuple[int, ...], dtype: np.dtype) -> Tensor:
+        return torch.zeros(shape, dtype=getattr(torch, dtype.name), device=self._device)
 
 
 def open_torch(bundle: Bundle, precision: str) -> TorchSession:
@@ -160,6 +193,14 @@ def _memory_said(part: Component) -> Iterator[None]:
             f"PyTorch has too little memory on the GPU to run {part.name}: measure fewer rows (--batch), shorter "
             "prompts, or the other backends alone."
         ) from error
+
+
+def _returned(results: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arrays, but tensors where the past of a present was one."""
+    return {
+        name: tensor if isinstance(inputs.get(past_of(name)), Tensor) else _array(tensor)
+        for name, tensor in results.items()
+    }
 
 
 def _array(tensor: Tensor) -> Any:

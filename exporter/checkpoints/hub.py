@@ -4,7 +4,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ..errors import EnvironmentLack, InputError, MissingPackage
+from ..errors import EnvironmentLack, InputError
+from ..packages import needing
 
 PREFIX = "hf:"
 SYNTAX = "hf:owner/name@revision[:path]"
@@ -52,10 +53,8 @@ def resolve(reference: str, relative_to: Path) -> Path:
 
 
 def _download(hub: HubReference, reference: str) -> Path:
-    try:
+    with needing("export"):
         from huggingface_hub import errors, hf_hub_download, snapshot_download
-    except ImportError:
-        raise MissingPackage("huggingface_hub", "export") from None
     try:
         if hub.path and not hub.path.endswith("/"):
             return Path(hf_hub_download(hub.repository, hub.path, revision=hub.revision))

@@ -1,7 +1,8 @@
 """What a file holds against what the model needs, answered in one message."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 import torch
 
@@ -10,6 +11,7 @@ from .lazy import LazyTensor
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 LISTED = 12
+Shape = Callable[[str, int], tuple[int, ...]]
 
 
 def match(
@@ -43,6 +45,27 @@ def match(
         lines = [f"  {kind} ({len(names)}): {some(names)}" for kind, names in problems.items() if names]
         raise InputError("\n".join([f"{where} does not hold the tensors of this model:", *lines]))
     return {name: found[name] for name in expected}
+
+
+def shapes_in(found: Mapping[str, LazyTensor], path: Path, model: str) -> Shape:
+    """The shape of a tensor by its name and how many dimensions it must have; InputError where it is not that."""
+
+    def shape(name: str, rank: int) -> tuple[int, ...]:
+        if name not in found:
+            raise InputError(f"{path} is of no {model}: it lacks {name}; it has {some(sorted(found)[:3])}.")
+        if len(found[name].shape) != rank or not all(found[name].shape):
+            raise InputError(f"{path}: {name} is {list(found[name].shape)}, which has not {rank} dimensions.")
+        return found[name].shape
+
+    return shape
+
+
+def require_pieces(pieces: int, tokenizer: Path, vocab: int, model: Path, fewer: bool = False) -> None:
+    """InputError for a tokenizer with other ids than those that the model embeds; fewer: it may have less of them."""
+    if pieces > vocab or (pieces < vocab and not fewer):
+        raise InputError(
+            f"{tokenizer} has {pieces} pieces, the model in {model} embeds {vocab}: they do not belong together."
+        )
 
 
 def count_numbered(names: Collection[str], prefix: str) -> int:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..disk import require_readable
-from ..errors import InputError, MissingPackage
+from ..errors import InputError
+from ..packages import needing
 from .json_file import read_object
 from .lazy import LazyTensor
 from .matching import some
@@ -54,10 +55,8 @@ def read_safetensors_folder(folder: Path, stem: str = STEM) -> tuple[dict[str, L
 
 def read_safetensors_file(path: Path) -> dict[str, LazyTensor]:
     """All tensors of one file by name. InputError where it is missing, cut short or not of this format."""
-    try:
+    with needing("export"):
         from safetensors import SafetensorError, safe_open
-    except ImportError:
-        raise MissingPackage("safetensors", "export") from None
     if not path.is_file():
         raise InputError(f"{path} is missing. Download all files of the model.")
     require_readable(path)

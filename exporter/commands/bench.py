@@ -34,6 +34,7 @@ from .report_files import refuse_files_of_dry_run, write_json
 @click.option("--report", type=PATH, help="Write the JSON report to this file.")
 @TRUST
 @LOWERING
+@click.option("--cuda-graphs", is_flag=True, help="Capture engines' calls, and launch them as CUDA graphs.")
 @click.option("--dry-run", is_flag=True, help="Say what would be measured.")
 @AS_JSON
 def bench(

@@ -18,8 +18,8 @@ from .options import AS_JSON, PATH, pair
 @AS_JSON
 def inspect(path: Path, shapes: tuple[str, ...], flops: bool, compare: str | None, verify: bool, as_json: bool) -> None:
     """Say what is in a bundle, graph or engine: components, types, layers, memory sites, sizes, FLOPs."""
-    from ..inspection import inspect_path
     from ..inspection.flops import costs_of, print_flops
+    from ..inspection.path_report import inspect_path
     from ..inspection.render import print_report
 
     lengths = [_length(shape) for shape in shapes]

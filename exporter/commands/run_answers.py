@@ -14,7 +14,7 @@ from .run_lines import dry_run_is_done, warn_truncated
 if TYPE_CHECKING:
     from ..bundle import Bundle
     from ..data import Answer, Request
-    from ..pipeline import Settings
+    from ..settings import Settings
 
 
 def run_text(path: Path, flags: Mapping[str, Any], engine: Mapping[str, Any]) -> None:
@@ -93,7 +93,7 @@ def run_data(path: Path, flags: Mapping[str, Any], engine: Mapping[str, Any]) ->
 
 
 def _settings(bundle: "Bundle", flags: Mapping[str, Any]) -> "Settings":
-    from ..pipeline import Settings, beams_of
+    from ..settings import Settings, beams_of
 
     longest = flags["max_new_tokens"]
     if longest is None:

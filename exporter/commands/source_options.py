@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..checkpoints.options import FAMILIES
 from ..errors import InputError
 from .options import pair
 
 if TYPE_CHECKING:
     from ..checkpoints.source import Source
 
-FILES = ("base", "vision", "adapter", "checkpoint", "tokenizer", "labels")
+# What any family has, in the order in which they name them.
+FILES = tuple(dict.fromkeys(key for family in FAMILIES.values() for key in (*family.files, *family.optional)))
 
 
 def source_options(command: Any) -> Any:

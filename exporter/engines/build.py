@@ -7,11 +7,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..bundle import Bundle, BundleWriter, change, graph_entry
+from ..bundle import Bundle, BundleWriter, change, graph_entry, opened
 from ..disk import free_bytes, nearest, require_free, require_writable, work_folder
 from ..errors import EnvironmentLack, InputError, MissingPackage
 from ..graphs.lowering.native import merged_bytes
 from ..inspection.values import load_graph
+from ..packages import needing
 from ..precisions import ITEM_SIZE
 from ..progress import Progress
 from .build_engine import SCHEMA
@@ -36,7 +37,7 @@ def build_engines(
     PyTorch. All engines are entered or none. Raises InputError, EnvironmentLack where TensorRT, memory or disk are
     missing, VerdictError where an engine is not what was asked for.
     """
-    bundle, progress = _opened(bundle), progress or Progress()
+    bundle, progress = opened(bundle), progress or Progress()
     settled = _settled(bundle, request, None)
     _require_room(bundle, settled, bundle.root)
     _verify_graphs(bundle, settled, progress)
@@ -59,7 +60,7 @@ def lower_engines(
     """Write all that another machine needs to build the engines into a new `folder`: lowered graphs with their weights,
     recipes, the builder and build.sh. Returns the recipes. Raises InputError where the folder is not empty or the
     bundle's graphs are damaged."""
-    bundle, progress = _opened(bundle), progress or Progress()
+    bundle, progress = opened(bundle), progress or Progress()
     settled = _settled(bundle, request, folder)
     _require_room(bundle, settled, folder.absolute().parent)
     _verify_graphs(bundle, settled, progress)
@@ -72,7 +73,7 @@ def adopt_engines(bundle: Bundle | Path | str, folder: Path, progress: Progress 
 
     The folder stays as it is. Raises as `judge` does; nothing is entered unless all its engines are good.
     """
-    bundle, progress = _opened(bundle), progress or Progress()
+    bundle, progress = opened(bundle), progress or Progress()
     recipes = read_carried(folder)
     built = []
     for recipe in recipes:
@@ -98,7 +99,7 @@ def plan_engines(
     """What `build_engines` (with a folder: `lower_engines`) would do, as JSON data for a dry run; nothing is written.
     Raises what those raise before they write anything, but for weights whose bytes changed: of weights only sizes are
     compared."""
-    bundle = _opened(bundle)
+    bundle = opened(bundle)
     settled = _settled(bundle, request, folder)
     place = folder.absolute().parent if folder else bundle.root
     _require_room(bundle, settled, place)
@@ -125,10 +126,6 @@ def plan_engines(
         "bytes": sum(_weight_bytes(bundle, name, settled.precision) for name in settled.lowerings),
         "disk_free": free_bytes(place),
     }
-
-
-def _opened(bundle: Bundle | Path | str) -> Bundle:
-    return bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
 
 
 def _settled(bundle: Bundle, request: Request | None, folder: Path | None) -> Settled:
@@ -251,11 +248,9 @@ def _with_graphs(bundle: Bundle, settled: Settled, progress: Progress) -> Bundle
     """The bundle with the graphs that are asked for, traced now where they are missing or keep other modules."""
     if not settled.untraced:
         return bundle
-    try:
+    with needing("export"):
         from ..graphs.precision import trace_again
         from ..graphs.trace import default_opset
-    except ImportError as error:
-        raise EnvironmentLack(f"PyTorch is here but cannot be loaded ({error}): install it again.") from error
 
     precision, traced = settled.precision, {}
     with work_folder(bundle.root / FOLDER) as folder:

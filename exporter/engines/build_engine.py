@@ -423,6 +423,8 @@ def _arguments() -> argparse.Namespace:
         if name == "run":
             command.add_argument("--inputs", required=True, help="folder of <tensor>.npy")
             command.add_argument("--outputs", required=True, help="folder for <tensor>.npy")
+            command.add_argument("--iterations", type=int, default=1, help="times are a median from 2 on")
+            command.add_argument("--cuda-graphs", action="store_true", help="launch all but the first as a CUDA graph")
     return parser.parse_args()
 
 
@@ -447,7 +449,8 @@ def main() -> int:
         if asked.command in ("build", "ready"):
             _tell(**_of_recipe(_build if asked.command == "build" else ready, asked.recipe, asked.plugin))
         elif asked.command == "run":
-            _tell(**run(asked.engine, asked.inputs, asked.outputs, asked.module, asked.plugin))
+            words = asked.engine, asked.inputs, asked.outputs, asked.module, asked.plugin
+            _tell(**run(*words, max(1, asked.iterations), asked.cuda_graphs))
         else:
             _tell(**_info(asked.engine, asked.module, asked.plugin))
     except EngineError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ _CALLS = {
     "cudaMalloc": [_POINTER, _SIZE],
     "cudaFree": [_POINTER],
     "cudaMemcpyAsync": [_POINTER, _POINTER, _SIZE, _INT, _POINTER],
+    "cudaMemcpy2DAsync": [_POINTER, _SIZE, _POINTER, _SIZE, _SIZE, _SIZE, _INT, _POINTER],
+    "cudaMemsetAsync": [_POINTER, _INT, _SIZE, _POINTER],
     "cudaStreamCreate": [_POINTER],
     "cudaStreamDestroy": [_POINTER],
     "cudaStreamSynchronize": [_POINTER],
@@ -34,13 +36,24 @@ _CALLS = {
     "cudaEventSynchronize": [_POINTER],
     "cudaEventElapsedTime": [_POINTER, _POINTER, _POINTER],
 }
-_TO_DEVICE, _TO_HOST = 1, 2
+# What graphs take more: runtimes before 11.4 lack the third. Its namesake without flags takes other arguments in 11.
+_GRAPH_CALLS = {
+    "cudaStreamBeginCapture": [_POINTER, _INT],
+    "cudaStreamEndCapture": [_POINTER, _POINTER],
+    "cudaGraphInstantiateWithFlags": [_POINTER, _POINTER, ctypes.c_ulonglong],
+    "cudaGraphDestroy": [_POINTER],
+    "cudaGraphLaunch": [_POINTER, _POINTER],
+    "cudaGraphExecDestroy": [_POINTER],
+}
+# The mode of a capture in which other work of the process, such as memory that is given back, may go on.
+_RELAXED = 2
+_TO_DEVICE, _TO_HOST, _ON_DEVICE = 1, 2, 3
 _MULTIPROCESSORS, _L2_BYTES, _MAJOR, _MINOR = 16, 38, 75, 76
 _OUT_OF_MEMORY = 2
 
 
 class Cuda:
-    """The CUDA runtime through ctypes: memory, copies, streams and events of one device.
+    """The CUDA runtime through ctypes: memory, copies, streams, events and graphs of one device.
 
     Pointers, streams and events are ints; stream 0 is the default one. Copies are asynchronous: keep host
     buffers until `synchronize`. Raises EngineError, kind "environment", where a call fails.
@@ -96,6 +109,48 @@ class Cuda:
     def download(self, host: Any, pointer: int, size: int, stream: int = 0) -> None:
         """Copy `size` bytes of the device to host memory."""
         self._call("cudaMemcpyAsync", _address(host), pointer, size, _TO_HOST, stream)
+
+    def copy_rows(
+        self, to: int, to_pitch: int, source: int, source_pitch: int, width: int, rows: int, stream: int = 0
+    ) -> None:
+        """Copy `rows` rows of `width` bytes within the device, each a pitch of bytes after the one before; they
+        must not overlap."""
+        self._call("cudaMemcpy2DAsync", to, to_pitch, source, source_pitch, width, rows, _ON_DEVICE, stream)
+
+    def zero(self, pointer: int, size: int, stream: int = 0) -> None:
+        """Set `size` bytes of the device to 0."""
+        self._call("cudaMemsetAsync", pointer, 0, size, stream)
+
+    def captured(self, stream: int, work: Callable[[], None]) -> int:
+        """A graph of what `work` puts on a stream, ready to be launched; none of it is run by that. Raises what `work`
+        raises, and EngineError where the runtime has no graphs or takes something of it into none."""
+        for name, arguments in _GRAPH_CALLS.items():
+            if not hasattr(self._library, name):
+                raise EngineError(f"the CUDA runtime has no {name}: graphs need CUDA 11.4 or newer.", "environment")
+            getattr(self._library, name).argtypes = arguments
+        self._call("cudaStreamBeginCapture", stream, _RELAXED)
+        graph = _POINTER()
+        try:
+            work()
+        except BaseException:
+            # Until a capture is ended its stream runs nothing.
+            self._library.cudaStreamEndCapture(stream, ctypes.byref(graph))
+            if graph:
+                self._library.cudaGraphDestroy(graph)
+            raise
+        self._call("cudaStreamEndCapture", stream, ctypes.byref(graph))
+        try:
+            return self._out(_POINTER, "cudaGraphInstantiateWithFlags", graph, 0)
+        finally:
+            self._call("cudaGraphDestroy", graph)
+
+    def launch(self, graph: int, stream: int = 0) -> None:
+        """Put a graph that was `captured` on a stream."""
+        self._call("cudaGraphLaunch", graph, stream)
+
+    def destroy_graph(self, graph: int) -> None:
+        """Give a graph that was `captured` back."""
+        self._call("cudaGraphExecDestroy", graph)
 
     def stream(self) -> int:
         """A new stream."""

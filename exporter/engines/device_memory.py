@@ -1,12 +1,17 @@
 """Device memory that is kept from call to call: one buffer for each tensor of an engine."""
 
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
+from ..errors import EnvironmentLack
+from .child import tool_error
 from .engine_error import EngineError
 
-# TensorRT aligns to this; an empty tensor has an address too.
-_SMALLEST = 256
+# TensorRT aligns to so many bytes; an empty tensor has an address too.
+ALIGNMENT = 256
+# What Cuda says of it, beside its other failures.
+NO_MEMORY = "too little free memory"
 
 
 class Allocator(Protocol):
@@ -37,7 +42,7 @@ class Buffers:
             del self._held[key]
             self._cuda.free(pointer)
         # A cache grows a column at each step: the spare half keeps that from being an allocation each time.
-        capacity = max(size, capacity * 3 // 2 if grows else 0, _SMALLEST)
+        capacity = max(size, capacity * 3 // 2 if grows else 0, ALIGNMENT)
         pointer = self._cuda.malloc(capacity)
         self._held[key] = pointer, capacity
         return pointer
@@ -53,3 +58,32 @@ class Buffers:
             _, (pointer, _) = self._held.popitem()
             with suppress(EngineError):
                 self._cuda.free(pointer)
+
+
+def laid_out(sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:
+    """Where tensors of so many bytes lie in a buffer that holds them all, and the bytes of that."""
+    offsets, end = {}, 0
+    for name, size in sizes.items():
+        offsets[name] = end
+        end += aligned(size)
+    return offsets, end
+
+
+def aligned(size: int) -> int:
+    """What a tensor of so many bytes takes in such a buffer."""
+    return -(-max(size, 1) // ALIGNMENT) * ALIGNMENT
+
+
+@contextmanager
+def memory_said(component: str, rows: int) -> Iterator[None]:
+    """Failures of the device as errors for the user; EnvironmentLack says what to do where its memory is too little for
+    a component on so many rows."""
+    try:
+        yield
+    except EngineError as error:
+        if NO_MEMORY not in str(error):
+            raise tool_error(error) from error
+        raise EnvironmentLack(
+            f"{component} cannot run on {rows} rows at once: {error} Give it fewer at a time (--batch), or shorter "
+            "ones, or end other programs."
+        ) from error

@@ -17,13 +17,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..dims import length, terms
+from ..dims import ENCODER_SEQUENCE, length, terms
 from ..errors import InputError
 from .shape_texts import Shapes
 
 BATCH, SEQUENCE, PAST, POSITIONS = "batch", "sequence", "past_sequence", "positions"
-# Columns of a text that an encoder reads and a decoder looks at.
-READ = "encoder_sequence"
 # Of images that are made: the largest size is the usual one.
 SIDES = ("height", "width")
 # More is for who asks for it: memory for activations is set aside for the largest batch.
@@ -103,8 +101,8 @@ def _largest(ranges: Mapping[str, Sequence[int]], max_batch: int | None, max_seq
         _check_within(BATCH, max_batch, ranges, "--max-batch")
         largest[BATCH] = max_batch or min(DEFAULT_BATCH, largest[BATCH])
     if max_seq is not None:
-        if READ in ranges:
-            largest[READ] = min(largest[READ], max_seq)
+        if ENCODER_SEQUENCE in ranges:
+            largest[ENCODER_SEQUENCE] = min(largest[ENCODER_SEQUENCE], max_seq)
         if SEQUENCE in ranges:
             _check_within(SEQUENCE, max_seq, ranges, "--max-seq")
             largest[SEQUENCE] = max_seq

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from ..cache import is_past, is_present
 from ..call_shapes import lengths_of
 from ..dims import known_length
-from ..kv_cache import is_past, is_present
 from ..precisions import DTYPES
 from .engine_contents import hides_nodes, of_profile
 

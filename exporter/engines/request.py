@@ -15,8 +15,8 @@ from ..graphs.lowering.ports import Ports, ports_of
 from ..inspection.memory_sites import DOMAIN
 from ..inspection.values import load_graph
 from ..keep_fp32 import patterns_of
-from ..pipeline import beams_of
 from ..precisions import DTYPES, PLAIN, rounded_weights
+from ..settings import beams_of
 from .profiles import BATCH, SEQUENCE, Profile, make_profiles
 from .shape_texts import Shapes
 from .targets import TARGETS, check_option, check_request, target_named

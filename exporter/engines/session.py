@@ -1,34 +1,40 @@
 """A Session over a bundle's TensorRT engines.
 
-Arrays come from and go to host memory in every call, caches too: a cache that stays on the device would save their
-copies.
+Arrays come from and go to host memory in every call. A cache that the session makes stays on the device, and so do
+inputs that it is told to keep: what crosses the bus at a decode step is then a token's ids, the mask and the logits.
 """
 
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
+from math import prod
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from ..bundle import Bundle, sha256_file
-from ..call_shapes import check_dims
-from ..errors import EnvironmentLack, InputError
+from ..call_shapes import Shapes, check_dims
+from ..dims import terms
+from ..errors import InputError
 from ..kv_cache import KVCache
-from ..session import Arrays, Timing, cast_input
-from .child import tool_error
+from ..session import Timing, cast_input
 from .choice import choose_engines, described
-from .device_memory import Buffers
+from .device_cache import DeviceCache, RowCopy, Workspace
+from .device_memory import Buffers, memory_said
 from .engine_error import EngineError
+from .execution import Execution
+from .on_device import Constants, Memory, OnDevice
 from .preflight import EngineFile, require
+from .profiles import SEQUENCE
 from .runtime import Runtime, process_runtime
-from .shapes import built_ranges, check_columns, choose_profile
-from .tensorrt_module import activation_bytes, bare_context, give_activations
+from .shapes import POSITION_IDS, built_ranges, check_columns, choose_profile
+from .tensorrt_module import activation_bytes
 
 # By the name of TensorRT's type: its modules of several targets are several sets of objects.
 _DTYPES = {
@@ -41,8 +47,10 @@ _DTYPES = {
     "BOOL": np.dtype(np.bool_),
 }
 _ACTIVATIONS = "activations"
-# What Cuda says of it, beside its other failures.
-_NO_MEMORY = "too little free memory"
+# Of how many shapes an engine knows the profile without looking.
+_REMEMBERED = 4096
+# An array, or what stays on the device in its place.
+Tensor = np.ndarray | OnDevice
 
 
 class TensorRTSession:
@@ -51,8 +59,8 @@ class TensorRTSession:
     The engines have one runtime; each profile of an engine has an execution context, and all contexts share one buffer
     for activations. Attributes: precision; entries, the manifest's entry of the engine of each component; manifest, the
     bundle's with the ports, ranges and caches that those engines have; facts, TensorRT's version, the GPU and the
-    engines that were chosen. `close()` or the end of a `with` gives engines and memory of the device back; nothing can
-    be run after that.
+    engines that were chosen; replayed, how many calls of each component were launches of a CUDA graph. `close()` or the
+    end of a `with` gives engines and memory of the device back, that of caches too; nothing can be run after that.
     """
 
     def __init__(
@@ -63,25 +71,30 @@ class TensorRTSession:
         trust_bundle: bool = False,
         lowering: str | None = None,
         runtime: Runtime | None = None,
+        cuda_graphs: bool = False,
     ) -> None:
         """precision is the bundle's own unless another is named. trust_bundle loads engines that carry other host code
-        than the installed plugin's. lowering, "plugin" or "native", takes only engines of that kind. See
-        `choose_engines` for the errors."""
+        than the installed plugin's. lowering, "plugin" or "native", takes only engines of that kind. cuda_graphs
+        captures a call whose shapes and buffers are those of the call before in the same profile, and launches the
+        graph from then on. See `choose_engines` for the errors."""
         self.precision = precision or bundle.manifest["precision"]
-        self._bundle, self._trusted = bundle, trust_bundle
+        self._bundle, self._trusted, self._graphs = bundle, trust_bundle, cuda_graphs
         self._runtime = runtime or process_runtime()
         self.entries = choose_engines(bundle, self.precision, self._runtime.environment, trust_bundle, lowering)
         self.manifest = _as_run(bundle.manifest, self.entries)
         here = self._runtime.environment(next(iter(self.entries.values())))
         gpu = here.gpu.name if here.gpu else ""
         self.facts = {"tensorrt": str(here.tensorrt), "gpu": gpu, "engines": described(self.entries)}
+        self.replayed: Counter[str] = Counter()
         self._cuda = self._runtime.cuda
         self._buffers = Buffers(self._cuda)
         self._stream = self._cuda.stream()
         self._events = [self._cuda.event() for _ in range(4)]
         self._engines: dict[str, _Engine] = {}
         self._lock = threading.Lock()
-        held = (self._cuda, self._engines, self._buffers, self._stream, self._events)
+        # What its users hold of the device.
+        self._lent: weakref.WeakSet[Memory] = weakref.WeakSet()
+        held = (self._cuda, self._engines, self._lent, self._buffers, self._stream, self._events)
         # A session that is dropped must not keep the device's memory until the process ends.
         self.close = weakref.finalize(self, _give_back, *held)
 
@@ -91,107 +104,158 @@ class TensorRTSession:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def cache(self, component: str, batch: int) -> DeviceCache:
+        """An empty cache for calls of a component on so many rows, which stays on the device. Its memory is given back
+        when nothing refers to it or to what it gave.
+
+        Where a call takes its inputs, the present that the call returns stays there too, for `update`. With kind delta
+        such a call ends with the copies that join past and new columns, if any present is among the outputs asked for.
+        """
+        with self._lock:
+            self._require_open()
+            cache = DeviceCache(self._entry(component), batch, Workspace(self._cuda, self._stream, self._lock))
+            self._lent.add(cache)
+            return cache
+
+    def keep(self, component: str, inputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Some inputs of a component, copied to the device in the engine's types, for any number of calls. Their memory
+        is given back, all of it at once, when nothing refers to any of them. Raises as `run` does."""
+        with self._lock, memory_said(component, _batch(inputs)):
+            self._require_open()
+            engine = self._engine(component)
+            if POSITION_IDS in inputs:
+                raise InputError(f"{POSITION_IDS} are looked at before each call: give them as an array.")
+            given = engine.cast(inputs)
+            arrays = {name: tensor for name, tensor in given.items() if isinstance(tensor, np.ndarray)}
+            constants = Constants(self._cuda, self._stream, arrays)
+            self._lent.add(constants)
+            return given | {name: OnDevice(constants, name, array.shape, array.dtype) for name, array in arrays.items()}
+
     def run(
         self,
         component: str,
-        inputs: Mapping[str, np.ndarray],
+        inputs: Mapping[str, Any],
         outputs: list[str] | None = None,
         profile: str | None = None,
-    ) -> Arrays:
-        """See Session.run. Inputs of another integer or floating type than the engine's are cast to it.
+    ) -> dict[str, Any]:
+        """See Session.run. Inputs of another integer or floating type than the engine's are cast to it; what `keep` and
+        the inputs of a `cache` gave takes the place of arrays.
 
         profile names the one to use; without it the narrowest that holds the shapes is taken. Raises NoProfile where
-        none does, EnvironmentLack where the GPU has too little memory, InputError where the session is closed.
+        none does, EnvironmentLack where the GPU has too little memory, InputError where the session is closed, or
+        something on the device is another session's or of another time.
         """
         return self.timed_run(component, inputs, outputs, profile)[0]
 
     def timed_run(
         self,
         component: str,
-        inputs: Mapping[str, np.ndarray],
+        inputs: Mapping[str, Any],
         outputs: list[str] | None = None,
         profile: str | None = None,
-    ) -> tuple[Arrays, Timing]:
+    ) -> tuple[dict[str, Any], Timing]:
         """As `run`, with where the time went."""
         started = time.perf_counter()
         with self._lock:
-            if not self.close.alive:
-                raise InputError("this session is closed: open another to run anything.")
+            self._require_open()
             engine = self._engine(component)
             feed = engine.feed(inputs)
+            cache = self._cache_of(component, feed)
             names = engine.wanted(outputs)
-            shapes = {name: array.shape for name, array in feed.items()}
-            check_dims(engine.entry["inputs"], shapes)
-            check_columns(engine.entry, feed)
-            index = choose_profile(engine.entry, shapes, profile)
-            try:
-                arrays, seconds = self._execute(engine, self._context(engine, index), feed, names)
-            except EngineError as error:
-                if _NO_MEMORY not in str(error):
-                    raise tool_error(error) from error
-                raise EnvironmentLack(
-                    f"{component} cannot run on {_batch(feed)} rows at once: {error} Give it fewer at a time "
-                    "(--batch), or shorter ones, or end other programs."
-                ) from error
+            shapes = {name: tuple(tensor.shape) for name, tensor in feed.items()}
+            lengths = check_dims(engine.entry["inputs"], shapes)
+            check_columns(engine.entry, lengths, inputs.get(POSITION_IDS))
+            index = engine.profile(shapes, lengths, profile)
+            with memory_said(component, _batch(feed)):
+                execution = self._execution(engine, index)
+                outs = execution.shape(shapes)
+                found, seconds = self._execute(engine, execution, feed, outs, names, cache, lengths.get(SEQUENCE, 0))
         host = time.perf_counter() - started - sum(seconds)
-        return arrays, Timing(max(host, 0.0), *seconds)
+        return found, Timing(max(host, 0.0), *seconds)
 
     def _execute(
-        self, engine: "_Engine", context: Any, feed: Arrays, names: list[str]
-    ) -> tuple[Arrays, tuple[float, float, float]]:
+        self,
+        engine: "_Engine",
+        execution: Execution,
+        feed: Mapping[str, Tensor],
+        shapes: Mapping[str, tuple[int, ...]],
+        names: list[str],
+        cache: DeviceCache | None,
+        columns: int,
+    ) -> tuple[dict[str, Any], tuple[float, float, float]]:
         cuda, stream, component = self._cuda, self._stream, engine.entry["component"]
         start, copied, executed, returned = self._events
-        addresses = {}
-        for name, array in feed.items():
-            addresses[name] = self._buffers.address((component, name), array.nbytes)
-            self._must(
-                context.set_input_shape(name, array.shape), engine, f"takes no {name} of the shape {list(array.shape)}"
-            )
-        found = {}
+        arrays = {name: tensor for name, tensor in feed.items() if isinstance(tensor, np.ndarray)}
+        there = {name: tensor for name, tensor in feed.items() if isinstance(tensor, OnDevice)}
+        held = {memory: memory.addresses() for memory in {tensor.memory for tensor in there.values()}}
+        addresses = {name: held[tensor.memory][tensor.name] for name, tensor in there.items()}
+        addresses |= {name: self._buffers.address((component, name), array.nbytes) for name, array in arrays.items()}
+        stay: dict[str, OnDevice] = {}
+        copies: Sequence[RowCopy] = ()
+        if cache:
+            written, copies = cache.bind(shapes, columns, wanted=not set(cache.present).isdisjoint(names))
+            addresses |= written
+            stay = cache.outputs(shapes)
         for name, dtype in engine.outputs.items():
-            found[name] = np.empty(tuple(context.get_tensor_shape(name)), dtype)
-            buffer = component, engine.in_place.get(name, name)
-            addresses[name] = self._buffers.address(buffer, found[name].nbytes)
-        for name, address in addresses.items():
-            self._must(context.set_tensor_address(name, address), engine, f"takes no buffer for {name}")
-        activations = self._buffers.address(_ACTIVATIONS, engine.activation_bytes, grows=False)
-        give_activations(context, activations, engine.activation_bytes)
+            if name not in stay:
+                buffer = component, engine.in_place.get(name, name)
+                addresses[name] = self._buffers.address(buffer, prod(shapes[name]) * dtype.itemsize)
+        size = engine.activation_bytes
+        execution.bind(addresses, self._buffers.address(_ACTIVATIONS, size, grows=False), size)
         cuda.record(start, stream)
-        for name, array in feed.items():
+        for name, array in arrays.items():
             cuda.upload(addresses[name], array.ctypes.data, array.nbytes, stream)
         cuda.record(copied, stream)
-        self._must(context.execute_async_v3(stream), engine, "cannot be run on these inputs")
+        self.replayed[component] += execution.run(copies)
         cuda.record(executed, stream)
-        for name in names:
-            cuda.download(found[name].ctypes.data, addresses[name], found[name].nbytes, stream)
+        came = {name: np.empty(shapes[name], engine.outputs[name]) for name in names if name not in stay}
+        for name, array in came.items():
+            cuda.download(array.ctypes.data, addresses[name], array.nbytes, stream)
         cuda.record(returned, stream)
         cuda.synchronize(stream)
         h2d, gpu, d2h = (cuda.elapsed_ms(a, b) / 1e3 for a, b in pairwise((start, copied, executed, returned)))
+        found: dict[str, Any] = stay | came
         return {name: found[name] for name in names}, (h2d, gpu, d2h)
 
-    def _context(self, engine: "_Engine", profile: int) -> Any:
-        """The execution context of a profile, without activations of its own."""
-        if profile not in engine.contexts:
-            context = bare_context(engine.trt, engine.engine)
-            self._must(context is not None, engine, "gives no execution context")
-            name = engine.entry["profiles"][profile]["name"]
-            done = context.set_optimization_profile_async(profile, self._stream)
-            self._must(done, engine, f"cannot be run with the profile {name}")
-            engine.contexts[profile] = context
-        return engine.contexts[profile]
+    def _require_open(self) -> None:
+        if not self.close.alive:
+            raise InputError("this session is closed: open another to run anything.")
 
-    def _must(self, done: bool, engine: "_Engine", failure: str) -> None:
-        if not done:
-            said = self._runtime.said(engine.entry["target"])
-            raise InputError(f"the engine of {engine.entry['component']} {failure}. {said}".strip())
+    def _cache_of(self, component: str, feed: Mapping[str, Tensor]) -> DeviceCache | None:
+        """The cache whose past is among the inputs, None where that is arrays."""
+        held = {name: tensor for name, tensor in feed.items() if isinstance(tensor, OnDevice)}
+        for name, tensor in held.items():
+            if tensor.memory not in self._lent or not tensor.memory.free.alive:
+                raise InputError(f"the input {name!r} is on the device for another session, or was given back.")
+        past = {name: tensor for name, tensor in held.items() if isinstance(tensor.memory, DeviceCache)}
+        cache = next((tensor.memory for tensor in past.values()), None)
+        if not isinstance(cache, DeviceCache):
+            return None
+        if cache.component != component or past != cache.inputs():
+            raise InputError(
+                f"{component} takes the whole past of one cache of its own, as that is now: ask it for its inputs "
+                "before each call."
+            )
+        return cache
 
-    def _engine(self, component: str) -> "_Engine":
+    def _execution(self, engine: "_Engine", profile: int) -> Execution:
+        if profile not in engine.executions:
+            made = Execution(
+                self._runtime, engine.entry, engine.trt, engine.engine, profile, self._stream, self._graphs
+            )
+            engine.executions[profile] = made
+        return engine.executions[profile]
+
+    def _entry(self, component: str) -> Mapping[str, Any]:
         if component not in self.entries:
             known = ", ".join(self._bundle.manifest["components"])
             what = f"no {self.precision} engine of" if component in known.split(", ") else "no component"
             raise InputError(f"{self._bundle.root} has {what} {component!r}; its components are {known}")
+        return self.entries[component]
+
+    def _engine(self, component: str) -> "_Engine":
+        entry = self._entry(component)
         if component not in self._engines:
-            entry = self.entries[component]
             path = self._bundle.path(entry["file"])
             listed = self._bundle.manifest["files"][entry["file"]]
             code = self._runtime.known_code(entry, path)
@@ -203,13 +267,13 @@ class TensorRTSession:
 
 
 class _Engine:
-    """A loaded engine with one execution context for each profile that was needed. in_place are the outputs that are
-    written into the memory of an input, with its name."""
+    """A loaded engine with one execution for each profile that was needed. in_place are the outputs that are written
+    into the memory of an input, with its name."""
 
     def __init__(self, entry: Mapping[str, Any], trt: Any, engine: Any) -> None:
         """Raises InputError where the engine's inputs and outputs are not those of its entry."""
         self.entry, self.trt, self.engine = entry, trt, engine
-        self.contexts: dict[int, Any] = {}
+        self.executions: dict[int, Execution] = {}
         self.inputs: dict[str, np.dtype] = {}
         self.outputs: dict[str, np.dtype] = {}
         for index in range(engine.num_io_tensors):
@@ -227,18 +291,40 @@ class _Engine:
             cache = KVCache(entry, entry["precision"], 1)
             self.in_place = dict(zip(cache.present, cache.past, strict=True))
         self.activation_bytes = activation_bytes(engine)
+        self._named = {term for port in entry["inputs"] for dim in port["dims"] for term in terms(dim)}
+        self._chosen: dict[Any, int] = {}
 
-    def feed(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
+    def profile(self, shapes: Shapes, lengths: Mapping[str, int], name: str | None) -> int:
+        """See `choose_profile`. lengths are those of the named dimensions: where they say all that shapes do, what was
+        chosen for them once is known, which saves a decoder of many layers more than its launch takes."""
+        key = name, *lengths.items()
+        if key in self._chosen:
+            return self._chosen[key]
+        found = choose_profile(self.entry, shapes, name)
+        if self._named <= lengths.keys():
+            if len(self._chosen) == _REMEMBERED:
+                self._chosen.clear()
+            self._chosen[key] = found
+        return found
+
+    def feed(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """The inputs in the engine's types; InputError where one is missing, unknown or of another kind."""
-        component = self.entry["component"]
         for port in self.entry["inputs"]:
             if port["name"] not in inputs:
-                raise InputError(f"{component} needs the input {port['name']!r} {port['dims']} {port['dtype']}")
+                raise InputError(
+                    f"{self.entry['component']} needs the input {port['name']!r} {port['dims']} {port['dtype']}"
+                )
+        given = self.cast(inputs)
+        return {name: given[name] for name in self.inputs}
+
+    def cast(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Some of the inputs in the engine's types."""
         if unknown := sorted(set(inputs) - set(self.inputs)):
             raise InputError(
-                f"{component} has no input {', '.join(map(repr, unknown))}; it takes {', '.join(self.inputs)}"
+                f"{self.entry['component']} has no input {', '.join(map(repr, unknown))}; it takes "
+                f"{', '.join(self.inputs)}"
             )
-        return {name: cast_input(inputs[name], dtype, name) for name, dtype in self.inputs.items()}
+        return {name: _cast(tensor, self.inputs[name], name) for name, tensor in inputs.items()}
 
     def wanted(self, outputs: list[str] | None) -> list[str]:
         """The outputs to return, all in the entry's order where none are named."""
@@ -250,9 +336,29 @@ class _Engine:
         return outputs or [port["name"] for port in self.entry["outputs"]]
 
 
-def _give_back(cuda: Any, engines: dict[str, "_Engine"], buffers: Buffers, stream: int, events: Sequence[int]) -> None:
-    # Contexts go before the memory that they know of.
+def _cast(tensor: Any, dtype: np.dtype, name: str) -> Tensor:
+    if not isinstance(tensor, OnDevice):
+        return cast_input(tensor, dtype, name)
+    if tensor.dtype != dtype:
+        raise InputError(f"the input {name!r} is {tensor.dtype} on the device, the graph takes {dtype}")
+    return tensor
+
+
+def _give_back(
+    cuda: Any,
+    engines: dict[str, "_Engine"],
+    lent: Iterable[Memory],
+    buffers: Buffers,
+    stream: int,
+    events: Sequence[int],
+) -> None:
+    # Graphs and contexts go before the memory that they know of.
+    for engine in engines.values():
+        for execution in engine.executions.values():
+            execution.close()
     engines.clear()
+    for memory in list(lent):
+        memory.free()
     buffers.free()
     for release, held in (*((cuda.destroy_event, event) for event in events), (cuda.destroy_stream, stream)):
         # As in `Buffers.free`.
@@ -268,5 +374,5 @@ def _as_run(manifest: Mapping[str, Any], entries: Mapping[str, Mapping[str, Any]
     return {**manifest, "components": components}
 
 
-def _batch(feed: Mapping[str, np.ndarray]) -> int:
-    return max((array.shape[0] for array in feed.values() if array.ndim), default=1)
+def _batch(feed: Mapping[str, Tensor]) -> int:
+    return max((tensor.shape[0] for tensor in feed.values() if tensor.shape), default=1)

@@ -17,20 +17,19 @@ class NoProfile(InputError):
     """The engine was built for other shapes than these; they may be right for the model."""
 
 
-def check_columns(entry: Mapping[str, Any], inputs: Mapping[str, np.ndarray]) -> None:
+def check_columns(entry: Mapping[str, Any], lengths: Mapping[str, int], ids: np.ndarray | None) -> None:
     """Raise InputError where an engine with a cache gets more columns of past and sequence than it serves, or ids of
-    positions that are not in its table of rotary angles: TensorRT would read beside it."""
+    positions that are not in its table of rotary angles: TensorRT would read beside it. lengths are those of the
+    inputs' named dimensions."""
     if not entry["cache"]:
         return
     capacity, kind = entry["cache"]["capacity"], entry["cache"]["kind"]
-    lengths = lengths_of(entry["inputs"], {name: array.shape for name, array in inputs.items()})
     past, new = lengths.get(PAST, 0), lengths.get(SEQUENCE, 0)
     if past + new > capacity:
         raise NoProfile(
             f"{past} columns of past and {new} new ones are more than the {capacity} that the engine of "
             f"{entry['component']} serves: give shorter texts, or build it with a larger --max-seq."
         )
-    ids = inputs.get(POSITION_IDS)
     # With concat the angles are computed.
     if kind != "concat" and ids is not None and ids.size and not 0 <= ids.min() <= ids.max() < capacity:
         raise InputError(

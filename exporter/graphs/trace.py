@@ -17,7 +17,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from ..dims import length, terms
+from ..dims import ENCODER_SEQUENCE, length, terms
 from ..errors import InputError
 from ..keep_fp32 import METADATA, is_kept
 from ..models.component import Component, Port
@@ -151,7 +151,7 @@ _SIZES = {
     "positions": 5,
     "height": 9,
     "width": 11,
-    "encoder_sequence": 13,
+    ENCODER_SEQUENCE: 13,
 }
 
 

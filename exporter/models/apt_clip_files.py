@@ -6,7 +6,7 @@ from typing import Any
 
 from ..bpe_files import bpe_files
 from ..checkpoints.lazy import LazyTensor
-from ..checkpoints.matching import match
+from ..checkpoints.matching import match, require_pieces
 from ..checkpoints.source import Source
 from ..clip_bpe import describe_clip_bpe
 from ..errors import InputError
@@ -15,11 +15,11 @@ from ..label_matcher import check_template, factor_of
 from ..labels import read_label_set
 from . import apt, clip_image, clip_text
 from .apt_clip import Config, components, image_weights, sites, text_weights
-from .apt_files import PRECISIONS, memory_of, prompt_rows, read_trained, require_pieces, site_shapes
+from .apt_files import memory_of, prompt_rows, read_trained, site_shapes
 from .clip_encoder import PROJECTION, EncoderConfig, layer_names
 from .clip_files import UNUSED, ClipFiles, read_clip
 from .component import shapes_of
-from .family import Model
+from .family import Model, precision_of
 
 _SCALE = "logit_scale"
 
@@ -36,14 +36,14 @@ def load(source: Source) -> Model:
     official = match(found, official_shapes(config, found), where, ignored=UNUSED)
     files = bpe_files(source.files["tokenizer"])
     tokenizer = describe_clip_bpe(files)
-    require_pieces(tokenizer, source, config.text.vocab, "base")
+    require_pieces(tokenizer["pieces"], source.files["tokenizer"], config.text.vocab, source.files["base"])
     _require_end(tokenizer, config, source)
     labels = read_label_set(source.files["labels"]) if "labels" in source.files else None
     scale = float(official[_SCALE].load())
     factor_of(scale, official[_SCALE].origin)
     read = {"base": clip.files, "tokenizer": [*files.values()]}
     return Model(
-        family="apt-clip",
+        family=source.family,
         task=source.task,
         config=config,
         components=components(config),
@@ -51,7 +51,7 @@ def load(source: Source) -> Model:
         unfolded=official,
         files={key: read.get(key, [file]) for key, file in source.files.items()},
         # In OpenAI's half files, embeddings and norms stay float32.
-        precision=PRECISIONS.get(official[f"{clip_image.NAME}.embeddings.patch_embedding.weight"].dtype, "fp32"),
+        precision=precision_of(official[f"{clip_image.NAME}.embeddings.patch_embedding.weight"].dtype),
         preprocessing=clip_preprocessing(config.image.image_size),
         tokenizer={**tokenizer, "prefix": "", "maximum": config.text.positions},
         tokenizer_files=files,

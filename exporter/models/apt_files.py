@@ -1,15 +1,13 @@
 """What the files of APT's models have in common, official ones and this project's own (spec 3, 4.4, 5.5 and 6)."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..checkpoints.lazy import LazyTensor
 from ..checkpoints.lightning import LightningCheckpoint, read_lightning
-from ..checkpoints.matching import some
+from ..checkpoints.matching import Shape
 from ..checkpoints.safetensors_folder import read_safetensors_file
 from ..checkpoints.source import Source
 from ..checkpoints.torch_file import flatten_module, read_torch_file
@@ -18,7 +16,6 @@ from ..labels import read_labels
 from . import apt
 from .apt_heads import HEADS
 
-PRECISIONS = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 NLVR2_LABELS = ["False", "True"]
 # Width of one head in the models that ViLT and METER start from, where the checkpoint does not say how many there are.
 HEAD_WIDTH = 64
@@ -27,7 +24,6 @@ OTHER_HEADS = (
     *("mlm_score.*", "itm_score.*", "mpp_score.*", "snli_classifier.*", "vgqa_classifier.*"),
     *(f"{head}.*" for head in HEADS.values()),
 )
-Shape = Callable[[str, int], tuple[int, ...]]
 
 
 def read_apt(path: Path, site: str, host: str) -> LightningCheckpoint:
@@ -62,19 +58,6 @@ def with_prompts(found: Mapping[str, LazyTensor], path: Path, site: str, host: s
         else name: tensor
         for name, tensor in found.items()
     }
-
-
-def shapes_in(found: Mapping[str, LazyTensor], path: Path, model: str) -> Shape:
-    """The shape of a tensor by its name and how many dimensions it must have; InputError where it is not that."""
-
-    def shape(name: str, rank: int) -> tuple[int, ...]:
-        if name not in found:
-            raise InputError(f"{path} is of no {model}: it lacks {name}; it has {some(sorted(found)[:3])}.")
-        if len(found[name].shape) != rank or not all(found[name].shape):
-            raise InputError(f"{path}: {name} is {list(found[name].shape)}, which has not {rank} dimensions.")
-        return found[name].shape
-
-    return shape
 
 
 def head_sizes(found: Mapping[str, LazyTensor], path: Path, task: str, shape: Shape) -> tuple[int, int]:
@@ -124,15 +107,6 @@ def prompt_rows(found: Mapping[str, LazyTensor], sites: Iterable[str]) -> list[i
         return max(rows, int(any(name.startswith(f"{site}.APT.") for name in found)))
 
     return [rows_at(site) for site in sites]
-
-
-def require_pieces(tokenizer: Mapping[str, Any], source: Source, vocab: int, model: str = "checkpoint") -> None:
-    """InputError for a tokenizer of another model than that of the source's file `model`."""
-    if tokenizer["pieces"] != vocab:
-        raise InputError(
-            f"{source.files['tokenizer']} has {tokenizer['pieces']} pieces, the model in {source.files[model]} "
-            f"embeds {vocab}: they do not belong together."
-        )
 
 
 def labels_of(source: Source, classes: int) -> tuple[list[str] | None, list[str]]:

@@ -11,7 +11,7 @@ from ..byte_bpe import describe_byte_bpe
 from ..checkpoints.huggingface_clip import HEAD_WIDTH as TOWER_HEAD
 from ..checkpoints.lazy import LazyTensor
 from ..checkpoints.lightning import LightningCheckpoint
-from ..checkpoints.matching import count_numbered, match
+from ..checkpoints.matching import Shape, count_numbered, match, require_pieces, shapes_in
 from ..checkpoints.source import Source
 from ..errors import InputError
 from ..images import clip_preprocessing
@@ -19,15 +19,11 @@ from . import apt, roberta
 from .apt_files import (
     HEAD_WIDTH,
     OTHER_HEADS,
-    PRECISIONS,
-    Shape,
     attention_heads,
     head_sizes,
     labels_of,
     memory_of,
     read_apt,
-    require_pieces,
-    shapes_in,
     site_shapes,
     trained,
 )
@@ -45,7 +41,7 @@ from .apt_meter import (
 )
 from .clip_tower import TowerConfig
 from .component import shapes_of
-from .family import Model
+from .family import Model, precision_of
 from .roberta import NAME, PAD, RobertaConfig
 
 # What the paper's scripts cut texts to, where the checkpoint does not say (spec 5.2).
@@ -70,15 +66,15 @@ def load(source: Source) -> Model:
     official = {name.removeprefix(_TOWER): tensor for name, tensor in named.items()}
     official[_POSITIONS] = interpolated(official[_POSITIONS], grid, config.tower.grid)
     files = bpe_files(source.files["tokenizer"])
-    tokenizer = describe_byte_bpe(files)
-    require_pieces(tokenizer, source, config.text.vocab)
+    tokenizer = describe_byte_bpe(files, "RoBERTa")
+    require_pieces(tokenizer["pieces"], source.files["tokenizer"], config.text.vocab, path)
     if tokenizer["pad"] != PAD:
         raise InputError(
             f"{files['file']} pads with {tokenizer['pad']}; RoBERTa counts positions by padding with {PAD}."
         )
     labels, notes = labels_of(source, config.classes)
     return Model(
-        family="apt-meter",
+        family=source.family,
         task=source.task,
         config=config,
         components=components(config),
@@ -88,7 +84,7 @@ def load(source: Source) -> Model:
             key: {"checkpoint": checkpoint.files, "tokenizer": [*files.values()]}.get(key, [file])
             for key, file in source.files.items()
         },
-        precision=PRECISIONS.get(official[_TABLES[0]].dtype, "fp32"),
+        precision=precision_of(official[_TABLES[0]].dtype),
         preprocessing=clip_preprocessing(config.tower.image_size),
         tokenizer={**tokenizer, "prefix": "", "maximum": config.text.length},
         tokenizer_files=files,

@@ -12,19 +12,19 @@ from ..bpe_files import bpe_files
 from ..checkpoints.diffusers_folder import DiffusersFolder, Part, read_diffusers
 from ..checkpoints.json_file import integer, read_object
 from ..checkpoints.lazy import LazyTensor
-from ..checkpoints.matching import match, some
+from ..checkpoints.matching import match, require_pieces, some
 from ..checkpoints.source import Source
 from ..clip_bpe import END, describe_clip_bpe
 from ..errors import InputError
 from ..scheduler import read_scheduler
 from . import apt, clip_encoder, clip_text, unet
-from .apt_files import PRECISIONS, memory_of, prompt_rows, read_trained, site_shapes
+from .apt_files import memory_of, prompt_rows, read_trained, site_shapes
 from .apt_stable_diffusion import Config, components
 from .clip_encoder import layer_names
 from .clip_files import text_config
 from .component import shapes_of
 from .diffusion_configs import unet_config, vae_config
-from .family import Model
+from .family import Model, precision_of
 from .unet import UNetConfig, plain_weights
 from .vae_decoder import vae_weights
 
@@ -44,23 +44,19 @@ def load(source: Source) -> Model:
     official = match(found, official_shapes(config, found), f"{path} on {source.files['base']}", ignored=_ignored(text))
     tokenizer_files, padding = bpe_files(folder.tokenizer), _padding_files(folder.tokenizer)
     tokenizer = describe_clip_bpe(tokenizer_files, _pad_token(padding))
-    if tokenizer["pieces"] > config.text.vocab:
-        raise InputError(
-            f"{folder.tokenizer} has {tokenizer['pieces']} pieces, the text encoder embeds {config.text.vocab}: they "
-            "do not belong together."
-        )
+    require_pieces(tokenizer["pieces"], folder.tokenizer, config.text.vocab, source.files["base"], fewer=True)
     read_scheduler(folder.scheduler)
     parts = (folder.text_encoder, folder.unet, folder.vae)
     files = [folder.index, *(file for part in parts for file in part.files), folder.scheduler]
     return Model(
-        family="apt-stable-diffusion",
+        family=source.family,
         task=source.task,
         config=config,
         components=components(config),
         weights=folded(official, config),
         unfolded=official,
         files={"base": [*files, *tokenizer_files.values(), *padding], "checkpoint": [path]},
-        precision=PRECISIONS.get(official["conv_in.weight"].dtype, "fp32"),
+        precision=precision_of(official["conv_in.weight"].dtype),
         preprocessing={},
         tokenizer={**tokenizer, "prefix": "", "maximum": config.text.positions},
         tokenizer_files=tokenizer_files,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from ..checkpoints.lazy import LazyTensor
 from ..checkpoints.lightning import LightningCheckpoint
-from ..checkpoints.matching import count_numbered, match
+from ..checkpoints.matching import count_numbered, match, require_pieces, shapes_in
 from ..checkpoints.source import Source
 from ..errors import InputError
 from ..images import pixelbert_preprocessing
@@ -12,21 +12,18 @@ from ..wordpiece import describe_wordpiece
 from . import apt
 from .apt_files import (
     OTHER_HEADS,
-    PRECISIONS,
     attention_heads,
     head_sizes,
     labels_of,
     memory_of,
     read_apt,
-    require_pieces,
-    shapes_in,
     site_shapes,
     trained,
 )
 from .apt_heads import head_weights
 from .apt_vilt import PROJECTION, Config, components
 from .component import linear_weights, norm_weights, shapes_of
-from .family import Model
+from .family import Model, precision_of
 
 RELEASED_PREFIX = "Does the images satisfy the description:"
 _UNUSED = ("text_embeddings.position_ids", *OTHER_HEADS)
@@ -39,18 +36,18 @@ def load(source: Source) -> Model:
     config = _config(checkpoint, source)
     official = match(checkpoint.weights, official_shapes(config, checkpoint.weights), str(path), ignored=_UNUSED)
     tokenizer = describe_wordpiece(source.files["tokenizer"])
-    require_pieces(tokenizer, source, config.vocab)
+    require_pieces(tokenizer["pieces"], source.files["tokenizer"], config.vocab, path)
     labels, notes = labels_of(source, config.classes)
     shorter = options["shorter_side"] or trained(checkpoint, "image_size", 384)
     return Model(
-        family="apt-vilt",
+        family=source.family,
         task=source.task,
         config=config,
         components=components(config),
         weights=folded(official, config),
         unfolded=official,
         files={key: checkpoint.files if key == "checkpoint" else [file] for key, file in source.files.items()},
-        precision=PRECISIONS.get(official["text_embeddings.word_embeddings.weight"].dtype, "fp32"),
+        precision=precision_of(official["text_embeddings.word_embeddings.weight"].dtype),
         preprocessing=pixelbert_preprocessing(config.height, config.width, shorter, config.patch),
         tokenizer={**tokenizer, "prefix": options["text_prefix"], "maximum": config.text_length},
         tokenizer_files={"file": source.files["tokenizer"]},

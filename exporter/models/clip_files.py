@@ -8,12 +8,11 @@ from typing import Any
 from ..checkpoints.huggingface_clip import HEAD_WIDTH, IMAGE_HEADS, NORM_EPS, TEXT_HEADS
 from ..checkpoints.json_file import check_sizes, integer, number, one_of, read_object
 from ..checkpoints.lazy import LazyTensor
-from ..checkpoints.matching import count_numbered
+from ..checkpoints.matching import count_numbered, shapes_in
 from ..checkpoints.openai_clip import read_openai_clip
 from ..checkpoints.safetensors_folder import read_safetensors_folder
 from ..errors import InputError
 from . import clip_image, clip_text
-from .apt_files import shapes_in
 from .clip_encoder import EncoderConfig
 from .clip_image import ImageConfig
 from .clip_text import TextConfig

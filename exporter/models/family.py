@@ -7,20 +7,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
+import torch
+
 from ..checkpoints.lazy import LazyTensor
+from ..checkpoints.options import FAMILIES
 from ..checkpoints.source import Source
 from ..errors import InputError
 from .component import Component
-
-_MODULES = {
-    "memvp-llama": "memvp_llama",
-    "memvp-bart": "memvp_bart",
-    "memvp-t5": "memvp_t5",
-    "apt-vilt": "apt_vilt",
-    "apt-meter": "apt_meter",
-    "apt-clip": "apt_clip",
-    "apt-stable-diffusion": "apt_stable_diffusion",
-}
 
 
 class Config(Protocol):
@@ -69,6 +62,11 @@ class Model:
         return self.weights if self.unfolded is None else self.unfolded
 
 
+def precision_of(dtype: torch.dtype) -> str:
+    """The name of a checkpoint's own precision."""
+    return {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(dtype, "fp32")
+
+
 def load(source: Source) -> Model:
     """Read the official files of a source with its family's `<family>_files.load`."""
     read: Callable[[Source], Model] = _module(source.family, "_files").load
@@ -76,9 +74,9 @@ def load(source: Source) -> Model:
 
 
 def _module(family: str, suffix: str = "") -> ModuleType:
-    if family not in _MODULES:
-        raise InputError(f"family {family!r} cannot be exported by this version; it knows {', '.join(_MODULES)}")
-    return import_module(f".{_MODULES[family]}{suffix}", __package__)
+    if family not in FAMILIES:
+        raise InputError(f"family {family!r} cannot be exported by this version; it knows {', '.join(FAMILIES)}")
+    return import_module(f".{family.replace('-', '_')}{suffix}", __package__)
 
 
 def components_of(family: str, config: Mapping[str, Any]) -> tuple[Component, ...]:

@@ -16,13 +16,15 @@ MASKED = -1.7e38
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`x W^T + b` in the weight's dtype, to which x is cast. The result is not cast back: where a module is kept in
-    float32 because its results are beyond the range of float16, they reach the next module unharmed."""
+    """`x W^T + b` of x [...,n], weight [m,n] and bias [m]: [...,m] in the weight's dtype, to which x is cast. It is not
+    cast back: where a module is kept in float32 because its results are beyond the range of float16, they reach the
+    next module unharmed."""
     return F.linear(x.to(weight.dtype), weight, bias)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float | Tensor) -> Tensor:
-    """LayerNorm over the last axis, entirely in float32, cast back to x's dtype. weight and bias are float32.
+    """LayerNorm over the last axis of x [...,d], entirely in float32, cast back to x's dtype. weight and bias are
+    float32 [d].
 
     An eps near 1e-12 must be a tensor of the graph: as a number in it, the exporter's optimizer takes it for 0, and a
     constant row becomes NaN.
@@ -44,7 +46,8 @@ def layer_norm_of(weights: Mapping[str, Tensor], name: str, x: Tensor, eps: floa
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """`x / sqrt(mean(x^2) + eps)` in float32, cast to the weight's dtype, then times weight (spec 1.4)."""
+    """`x / sqrt(mean(x^2) + eps)` of x [...,d] in float32, cast to the weight's dtype, then times weight [d] (spec
+    1.4)."""
     x32 = x.float()
     return (x32 * torch.rsqrt((x32 * x32).mean(-1, keepdim=True) + eps)).to(weight.dtype) * weight
 

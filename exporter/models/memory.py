@@ -63,7 +63,8 @@ def visual_memory_ffn(
 def visual_memory_operands(
     hidden: Tensor, ffn: Tensor, visual: Tensor, key_positions: Tensor, value_positions: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The operands of `visual_memory_ffn`, all in one dtype: float32 where `ffn` or a table has been kept in it."""
+    """The operands of `visual_memory_ffn`, of its shapes, all in one dtype: float32 where `ffn` or a table has been
+    kept in it."""
     dtype = torch.promote_types(ffn.dtype, torch.promote_types(key_positions.dtype, value_positions.dtype))
     tables = key_positions.to(dtype), value_positions.to(dtype)
     return hidden.to(dtype), ffn.to(dtype), visual.to(dtype), *tables

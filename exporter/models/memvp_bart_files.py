@@ -12,10 +12,9 @@ from ..checkpoints.huggingface_bart import IGNORED, WORDS, canonical, read_huggi
 from ..checkpoints.huggingface_folder import HostFolder
 from ..checkpoints.json_file import check_sizes, flag, one_of
 from ..checkpoints.lazy import from_array
-from ..checkpoints.matching import count_numbered
+from ..checkpoints.matching import count_numbered, shapes_in
 from ..checkpoints.source import Source
 from ..errors import InputError
-from .apt_files import shapes_in
 from .bart import LOGITS_BIAS, OFFSET, BartConfig
 from .family import Model
 from .memory import ACTIVATIONS
@@ -45,7 +44,7 @@ def load(source: Source) -> Model:
 
 
 def _tokenizer(files: Mapping[str, Any]) -> dict[str, Any]:
-    found = describe_byte_bpe(files)
+    found = describe_byte_bpe(files, "BART")
     return {**found, "eos": found["sep"]}
 
 

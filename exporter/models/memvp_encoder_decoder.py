@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol, Self
 from torch import Tensor
 
 from ..checkpoints.memvp_adapter import TABLES
+from ..dims import ENCODER_SEQUENCE
 from .clip_tower import STEMS, TowerConfig, tower, tower_weights
 from .component import Cache, Component, Depth, Port, Weight
 from .memory import visual_memory_ffn, visual_memory_operands
@@ -213,17 +214,17 @@ def _encoder(config: EncoderDecoderConfig) -> Component:
     return Component(
         name="encoder",
         inputs=(
-            Port("input_ids", "int64", ("batch", "encoder_sequence")),
-            Port("attention_mask", "int64", ("batch", "encoder_sequence")),
+            Port("input_ids", "int64", ("batch", ENCODER_SEQUENCE)),
+            Port("attention_mask", "int64", ("batch", ENCODER_SEQUENCE)),
             *visual,
         ),
         outputs=(
-            Port("last_hidden_state", "float32", ("batch", "encoder_sequence", host.dim)),
-            *_caches(host, "present", "encoder", "encoder_sequence"),
+            Port("last_hidden_state", "float32", ("batch", ENCODER_SEQUENCE, host.dim)),
+            *_caches(host, "present", "encoder", ENCODER_SEQUENCE),
         ),
         weights=host.encoder_weights() | tables,
         forward=forward,
-        ranges={"batch": (1, config.max_batch), "encoder_sequence": (1, config.text_length)},
+        ranges={"batch": (1, config.max_batch), ENCODER_SEQUENCE: (1, config.text_length)},
         vocab=host.vocab,
         depth=Depth(
             ((host.encoder_stem,),),
@@ -249,10 +250,10 @@ def _decoder(config: EncoderDecoderConfig) -> Component:
         name="decoder",
         inputs=(
             Port("input_ids", "int64", ("batch", "sequence")),
-            Port("encoder_attention_mask", "int64", ("batch", "encoder_sequence")),
+            Port("encoder_attention_mask", "int64", ("batch", ENCODER_SEQUENCE)),
             *visual,
             *_caches(host, "past_key_values", "decoder", "past_sequence"),
-            *_caches(host, "past_key_values", "encoder", "encoder_sequence"),
+            *_caches(host, "past_key_values", "encoder", ENCODER_SEQUENCE),
         ),
         outputs=(
             Port("logits", "float32", ("batch", "sequence", host.vocab)),
@@ -264,7 +265,7 @@ def _decoder(config: EncoderDecoderConfig) -> Component:
             "batch": (1, config.max_batch),
             "sequence": (1, config.max_sequence),
             "past_sequence": (0, config.max_sequence - 1),
-            "encoder_sequence": (1, config.text_length),
+            ENCODER_SEQUENCE: (1, config.text_length),
         },
         cache=Cache(axis=2, layers=host.decoder_layers),
         vocab=host.vocab,

@@ -11,7 +11,7 @@ import torch
 from ..checkpoints.clip import ClipCheckpoint, read_clip_tower
 from ..checkpoints.huggingface_folder import HostFolder
 from ..checkpoints.lazy import LazyTensor
-from ..checkpoints.matching import match
+from ..checkpoints.matching import match, require_pieces
 from ..checkpoints.memvp_adapter import EncoderDecoderAdapter, read_encoder_decoder_adapter
 from ..checkpoints.source import Source
 from ..errors import InputError
@@ -19,10 +19,8 @@ from ..image_features import features_preprocessing
 from ..images import clip_preprocessing
 from .clip_tower import TowerConfig
 from .component import shapes_of
-from .family import Model
+from .family import Model, precision_of
 from .memvp_encoder_decoder import PLACES, EncoderDecoderConfig, Host, MemoryConfig, components, memory_entry
-
-_PRECISIONS = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
 @dataclass(frozen=True)
@@ -103,26 +101,17 @@ def assembled(
 ) -> Model:
     """The model of a source. tokenizer describes the files, with eos and how many ids it may write as pieces; prefix
     and maximum are added. InputError names what does not fit together."""
-    adapter, clip, options, task = trained.adapter, trained.clip, source.options, TASKS[source.task]
+    adapter, clip, options = trained.adapter, trained.clip, source.options
     if adapter.dim != files.host.dim:
         raise InputError(
             f"the adapter was trained with a hidden width of {adapter.dim}; {source.files['base']} has "
             f"{files.host.dim}. Wrong pair?"
         )
-    if tokenizer["pieces"] > files.host.vocab:
-        raise InputError(
-            f"{source.files['tokenizer']} has {tokenizer['pieces']} pieces, the model in {source.files['base']} "
-            f"embeds {files.host.vocab}: they do not belong together."
-        )
-    text_length = options["text_length"] or task.text_length
-    new_tokens = options["max_new_tokens"] or task.max_new_tokens
-    if new_tokens > options["max_sequence"]:
-        raise InputError(f"max_sequence is {options['max_sequence']}: {new_tokens} new tokens do not fit into it.")
-    beams = options["num_beams"] or task.beams
-    if beams > options["max_batch"]:
-        raise InputError(f"max_batch is {options['max_batch']}: the rows of {beams} beams do not fit into it.")
+    words = source.files["tokenizer"], files.host.vocab, source.files["base"]
+    require_pieces(tokenizer["pieces"], *words, fewer=True)
+    used = _used(options, TASKS[source.task])
     config = config_type(
-        files.host, _memory(trained, options), text_length, options["max_sequence"], options["max_batch"]
+        files.host, _memory(trained, options), used.text_length, options["max_sequence"], options["max_batch"]
     )
     parts = components(config)
     found = {**files.weights, **adapter.weights, **(clip.weights if clip else {})}
@@ -143,26 +132,39 @@ def assembled(
             "adapter": adapter.files,
             "tokenizer": list(tokenizer_files.values()),
         },
-        precision=_PRECISIONS.get(files.dtype, "fp32"),
+        precision=precision_of(files.dtype),
         preprocessing=clip_preprocessing(memory.tower.image_size)
         if memory.tower
         else features_preprocessing(memory.rows, memory.width),
-        tokenizer={
-            **tokenizer,
-            "prefix": task.prefix if options["text_prefix"] == "auto" else options["text_prefix"],
-            "maximum": text_length,
-        },
+        tokenizer={**tokenizer, "prefix": used.prefix, "maximum": used.text_length},
         tokenizer_files=tokenizer_files,
         generation={
             **_rules(files, tokenizer),
-            "max_new_tokens": new_tokens,
-            "num_beams": beams,
+            "max_new_tokens": used.max_new_tokens,
+            "num_beams": used.beams,
             "max_sequence": config.max_sequence,
         },
         memory=memory_entry(config),
         options=dict(options),
         notes=_notes(memory),
     )
+
+
+def _used(options: Mapping[str, Any], task: Task) -> Task:
+    """The task as the options change it. InputError where its tokens or beams do not fit into the graphs."""
+    used = Task(
+        task.prefix if options["text_prefix"] == "auto" else options["text_prefix"],
+        options["text_length"] or task.text_length,
+        options["max_new_tokens"] or task.max_new_tokens,
+        options["num_beams"] or task.beams,
+    )
+    if used.max_new_tokens > options["max_sequence"]:
+        raise InputError(
+            f"max_sequence is {options['max_sequence']}: {used.max_new_tokens} new tokens do not fit into it."
+        )
+    if used.beams > options["max_batch"]:
+        raise InputError(f"max_batch is {options['max_batch']}: the rows of {used.beams} beams do not fit into it.")
+    return used
 
 
 def _notes(memory: MemoryConfig) -> list[str]:

@@ -150,7 +150,7 @@ def _decoder(config: Config) -> Component:
 
 
 def rotary_frequencies(config: Config) -> np.ndarray:
-    """theta^(-2i/hd) for i in 0..hd/2-1, float32 (spec 1.4)."""
+    """theta^(-2i/hd) for i in 0..hd/2-1, float32 [hd/2] (spec 1.4)."""
     exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
     return (1.0 / config.rope_theta**exponents).astype(np.float32)
 

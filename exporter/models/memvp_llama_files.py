@@ -3,21 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from ..checkpoints.clip import ClipCheckpoint, read_clip_tower
 from ..checkpoints.llama import LlamaCheckpoint, read_llama
-from ..checkpoints.matching import match
+from ..checkpoints.matching import match, require_pieces
 from ..checkpoints.memvp_adapter import MemvpAdapter, read_memvp_adapter
 from ..checkpoints.source import Source
 from ..errors import InputError
 from ..images import memvp_preprocessing
 from ..tokenization import describe_sentencepiece
 from .clip_tower import TowerConfig
-from .family import Model
+from .family import Model, precision_of
 from .memvp_llama import ACTIVATION, Config, components
-
-_PRECISIONS = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
 def load(source: Source) -> Model:
@@ -36,13 +32,10 @@ def load(source: Source) -> Model:
     expected = {name: weight.shape for part in parts for name, weight in part.weights.items()}
     last_block = f"visual.transformer.resblocks.{config.tower.blocks - 1}.*"
     tokenizer = {**describe_sentencepiece(source.files["tokenizer"]), "maximum": config.max_sequence}
-    if tokenizer["pieces"] > config.vocab:
-        raise InputError(
-            f"{source.files['tokenizer']} has {tokenizer['pieces']} pieces, the model in {source.files['base']} "
-            f"embeds {config.vocab}: they do not belong together."
-        )
+    words = source.files["tokenizer"], config.vocab, source.files["base"]
+    require_pieces(tokenizer["pieces"], *words, fewer=True)
     return Model(
-        family="memvp-llama",
+        family=source.family,
         task=source.task,
         config=config,
         components=parts,
@@ -53,7 +46,7 @@ def load(source: Source) -> Model:
             "adapter": adapter.files,
             "tokenizer": [source.files["tokenizer"]],
         },
-        precision=_PRECISIONS.get(base.dtype, "fp32"),
+        precision=precision_of(base.dtype),
         preprocessing=memvp_preprocessing(config.tower.image_size),
         tokenizer={**tokenizer, "prefix": source.options["text_prefix"]},
         tokenizer_files={"file": source.files["tokenizer"]},

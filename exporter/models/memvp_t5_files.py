@@ -9,11 +9,10 @@ from ..checkpoints.huggingface_folder import HostFolder
 from ..checkpoints.huggingface_t5 import EPS, IGNORED, MAX_DISTANCE, WORDS, canonical, read_huggingface_t5
 from ..checkpoints.json_file import check_sizes, number
 from ..checkpoints.lazy import LazyTensor
-from ..checkpoints.matching import count_numbered
+from ..checkpoints.matching import count_numbered, shapes_in
 from ..checkpoints.source import Source
 from ..errors import InputError
 from ..tokenization import describe_t5
-from .apt_files import shapes_in
 from .family import Model
 from .memvp_encoder_decoder_files import HostFiles, assembled, read_trained, with_trained
 from .memvp_t5 import Config

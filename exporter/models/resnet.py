@@ -20,7 +20,8 @@ def conv_weights(name: str, rows: int, columns: int, kernel: int = 3) -> dict[st
 
 
 def conv_of(weights: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
-    """The convolution `<name>`, padded so that height and width stay; in its weight's dtype, as `layers.linear` is."""
+    """[B,C,H,W] -> [B,D,H,W] with the convolution `<name>`, padded so that height and width stay; in its weight's
+    dtype, as `layers.linear` is."""
     weight = weights[f"{name}.weight"]
     return F.conv2d(x.to(weight.dtype), weight, weights[f"{name}.bias"], padding=weight.shape[-1] // 2)
 

@@ -102,7 +102,7 @@ def mixed_heads(
 
 
 def feed_forward(weights: Mapping[str, Tensor], name: str, x: Tensor, eps: float | Tensor) -> Tensor:
-    """`LN(dense(gelu(dense(x))) + x)`, with GELU's erf form."""
+    """`LN(dense(gelu(dense(x))) + x)` of x [B,T,d], with GELU's erf form."""
     hidden = F.gelu(linear_of(weights, f"{name}.intermediate.dense", x))
     return layer_norm_of(
         weights, f"{name}.output.LayerNorm", linear_of(weights, f"{name}.output.dense", hidden) + x, eps

@@ -68,7 +68,7 @@ class RowsOnDemand:
         return handlers[func](*args) if func in handlers and isinstance(args[1], cls) else NotImplemented
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Rows start to stop, float32."""
+        """Rows start to stop, float32 [stop - start,n]."""
         assert self._tensor.load_rows is not None
         return self._tensor.load_rows(start, stop).float()
 

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from ..bundle import Bundle, sha256_file
+from ..cache import is_present
 from ..checkpoints.lazy import LazyTensor
 from ..checkpoints.source import Source
 from ..errors import InputError
 from ..graphs.stored import stored_weights
-from ..kv_cache import is_present
 from ..models.component import Component
 from ..models.family import Model, components_of, load
 from ..models.reference import TorchReference

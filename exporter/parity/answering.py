@@ -16,9 +16,10 @@ from ..datasets import Dataset
 from ..engines.shapes import NoProfile
 from ..errors import VerdictError
 from ..label_matcher import LabelMatcher
-from ..pipeline import Settings, TextPipeline
 from ..pipelines import AnyPipeline, pipeline_from
 from ..session import Arrays, Session
+from ..settings import Settings
+from ..text_pipeline import TextPipeline
 from .compare import compare_answer, compare_output
 from .golden import Case
 from .label_points import compared_logits
@@ -133,26 +134,7 @@ def compare_data(
             _fail(report, NO_ANSWERS.format("the reference's"))
             return
         cases, margins = record_answers(reference, components, expecting, batch, expected, settings, name)
-        made: Arrays = {}
-        read = {name for case in cases for name in case.inputs}
-        for case in cases:
-            # Many requests may share their labels. What another case reads is computed anew for it.
-            if case.outputs.keys().isdisjoint(read):
-                if (asked := _digest(case)) in run_before:
-                    continue
-                run_before.add(asked)
-            ((output, wanted),) = case.outputs.items()
-            try:
-                inputs = {name: made.get(name, array) for name, array in case.inputs.items()}
-                outputs = run_case(tested, answering, batch, Case(case.component, name, inputs, {}), output)
-            except NoProfile as error:
-                report.notes.append(f"{case.component}, {name}, was not compared: {error}")
-                continue
-            made |= outputs if limit.quality else {}
-            found = outputs[output]
-            if output == "logits" and found.shape == wanted.shape:
-                found, wanted = distinct_logits(case, found), distinct_logits(case, wanted)
-            report.outputs.append(compare_output(Pair(case.component, name, output, found, wanted), kind, limit))
+        _compare_recorded(report, tested, answering, batch, cases, name, kind, run_before)
         if limit.quality and isinstance(answering, LabelMatcher) and isinstance(expecting, LabelMatcher):
             pairs = compared_logits(answering, expecting, batch, name)
             report.outputs += [compare_output(pair, kind, limit) for pair in pairs]
@@ -163,6 +145,41 @@ def compare_data(
     if answered:
         agreements = [one.agreement for one in report.outputs[compared:] if one.agreement is not None]
         report.quality = replace(quality_of(agreements, report.answers[before:]), questions=answered)
+
+
+def _compare_recorded(
+    report: Report,
+    tested: Session,
+    pipeline: AnyPipeline,
+    requests: Sequence[Request],
+    cases: Sequence[Case],
+    name: str,
+    kind: str,
+    run_before: set[str],
+) -> None:
+    """Run the recorded cases of these requests over `tested`, which is the pipeline's, and enter what it gave beside
+    the reference's. run_before has the digests of cases that are not run again."""
+    limit = report.threshold
+    made: Arrays = {}
+    read = {port for case in cases for port in case.inputs}
+    for case in cases:
+        # Many requests may share their labels. What another case reads is computed anew for it.
+        if case.outputs.keys().isdisjoint(read):
+            if (asked := _digest(case)) in run_before:
+                continue
+            run_before.add(asked)
+        ((output, wanted),) = case.outputs.items()
+        try:
+            inputs = {port: made.get(port, array) for port, array in case.inputs.items()}
+            outputs = run_case(tested, pipeline, requests, Case(case.component, name, inputs, {}), output)
+        except NoProfile as error:
+            report.notes.append(f"{case.component}, {name}, was not compared: {error}")
+            continue
+        made |= outputs if limit.quality else {}
+        found = outputs[output]
+        if output == "logits" and found.shape == wanted.shape:
+            found, wanted = distinct_logits(case, found), distinct_logits(case, wanted)
+        report.outputs.append(compare_output(Pair(case.component, name, output, found, wanted), kind, limit))
 
 
 def _digest(case: Case) -> str:

@@ -16,7 +16,8 @@ from ..disk import work_folder
 from ..engines.choice import choose_engines
 from ..engines.runtime import process_runtime
 from ..engines.targets import target_named
-from ..errors import EnvironmentLack, InputError, MissingPackage
+from ..errors import EnvironmentLack, InputError
+from ..packages import needing
 from ..progress import Progress
 from ..session import Arrays
 from .bisect_compare import Task, compared, trace_again
@@ -90,10 +91,8 @@ def bisect(
             "a bf16 graph cannot be bisected here: ONNX Runtime's CPU has no bfloat16 kernels. Export the source in "
             "fp32 or fp16 and bisect that bundle."
         )
-    try:
+    with needing("export"):
         from ..models.family import components_of
-    except ImportError as error:
-        raise MissingPackage("torch", "export") from error
     components = components_of(bundle.manifest["family"], bundle.manifest["config"])
     graphs = {component.name: bundle.graph(component.name, precision) for component in components}
     task = Task(bundle, precision, _weights(bundle, source, components), progress or Progress(), probes)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from ..dims import Dim
+from ..dims import ENCODER_SEQUENCE, Dim
 from ..inspection.values import ValueType, dims_of, load_graph, type_graph
 from ..onnx_session import OnnxSession
 from ..progress import Advance
@@ -175,12 +175,12 @@ def _bytes(kind: ValueType) -> int:
 def used_columns(inputs: Arrays) -> dict[str, np.ndarray]:
     """For each named dimension that counts columns of tokens, which are used [B,columns]; empty for other inputs."""
     if "encoder_attention_mask" in inputs:
-        return {"encoder_sequence": inputs["encoder_attention_mask"] != 0}
+        return {ENCODER_SEQUENCE: inputs["encoder_attention_mask"] != 0}
     if "attention_mask" not in inputs or "input_ids" not in inputs:
         return {}
     used = inputs["attention_mask"] != 0
     new = used[:, used.shape[1] - inputs["input_ids"].shape[1] :]
-    found = {"past_sequence + sequence": used, "sequence": new, "encoder_sequence": new}
+    found = {"past_sequence + sequence": used, "sequence": new, ENCODER_SEQUENCE: new}
     if "logits_positions" in inputs:
         found["positions"] = np.take_along_axis(new, inputs["logits_positions"], 1)
     return found

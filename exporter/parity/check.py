@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..bundle import Bundle
+from ..bundle import Bundle, opened
 from ..checkpoints.source import Source
 from ..data import Answer
 from ..datasets import Dataset, open_dataset
@@ -19,12 +19,14 @@ from ..engines.shapes import NoProfile
 from ..errors import InputError, MissingPackage
 from ..machine import available_memory, describe
 from ..onnx_session import OnnxSession
-from ..pipeline import Settings, TextPipeline
+from ..packages import needing
 from ..pipelines import AnyPipeline, makes_images
 from ..precisions import rounded_weights
 from ..progress import Progress
 from ..run import BACKENDS
 from ..session import Session
+from ..settings import Settings
+from ..text_pipeline import TextPipeline
 from .answering import compare_answers, compare_data, fits, note_left_out, pipeline_of, possible
 from .batches import InBatches, limits_in
 from .compare import compare_output
@@ -68,7 +70,7 @@ def check(
     if lowering is not None and backend != "tensorrt":
         raise InputError(f"a lowering is of engines: {backend} runs the bundle's graphs.")
     progress = progress or Progress()
-    bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    bundle = opened(bundle)
     precision = precision or bundle.manifest["precision"]
     if precision not in THRESHOLDS:
         raise InputError(f"precision {precision!r} cannot be checked; this version knows {', '.join(THRESHOLDS)}")
@@ -136,11 +138,11 @@ def _tested(bundle: Bundle, engines: TensorRTSession | None, report: Report, pro
         yield _Tested(InBatches(without_past, limits_in(engines.manifest)), engines.manifest)
         return
     if report.precision != "bf16":
-        opened = OnnxSession(bundle, report.precision)
-        yield _Tested(InBatches(opened, limits), bundle.manifest)
-        if opened.mapped:
+        graphs = OnnxSession(bundle, report.precision)
+        yield _Tested(InBatches(graphs, limits), bundle.manifest)
+        if graphs.mapped:
             report.notes.append(
-                f"ONNX Runtime ran {', '.join(sorted(opened.mapped))} without optimizations, the weights mapped from "
+                f"ONNX Runtime ran {', '.join(sorted(graphs.mapped))} without optimizations, the weights mapped from "
                 "their file: this machine has no memory for float32 copies of them"
             )
         return
@@ -209,11 +211,9 @@ def _check_against_reference(
     dataset: Dataset | None,
     engines: TensorRTSession | None,
 ) -> None:
-    try:
+    with needing("export"):
         from .anew import random_cases, reference_of, rerun
         from .engine_points import engine_points
-    except ImportError as error:
-        raise MissingPackage("torch", "export") from error
 
     model, components = reference_of(bundle, source)
     reference = InBatches(model, limits_in(bundle.manifest))
@@ -233,10 +233,8 @@ def _check_against_reference(
 
 
 def _note_other_files(report: Report, bundle: Bundle, source: Source, progress: Progress) -> None:
-    try:
+    with needing("export"):
         from .anew import other_files
-    except ImportError as error:
-        raise MissingPackage("torch", "export") from error
     with progress.stage("hash the source", sum(entry["size"] for entry in bundle.manifest["sources"])) as advance:
         others, count = other_files(bundle, source, advance)
     if others:

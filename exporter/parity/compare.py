@@ -4,7 +4,7 @@ from ..data import Answer, Request
 from ..judging import correct
 from .metrics import INCOMPARABLE, distance, parted_at, top1_agreement
 from .replay import Pair
-from .report import AnswerResult, OutputResult
+from .results import AnswerResult, OutputResult
 from .thresholds import Threshold
 
 

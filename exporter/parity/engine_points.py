@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from ..cache import is_present, past_of
 from ..call_shapes import lengths_of
 from ..dims import length
 from ..engines.session import TensorRTSession
-from ..kv_cache import KVCache, is_present, past_of
+from ..kv_cache import KVCache
 from ..models.component import Component
 from ..session import Arrays, Session
 from .anew import random_inputs, wanted

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..dims import length
-from ..kv_cache import is_present, past_of
+from ..cache import is_present, past_of
+from ..dims import ENCODER_SEQUENCE, length
 from ..session import Arrays, Session
 from .batches import InBatches, limits_of
 from .image_points import image_inputs, sides
@@ -92,8 +92,8 @@ def golden_bytes(components: Sequence["Component"]) -> int:
 def _stored_bytes(component: "Component") -> int:
     # A past is empty.
     rows, ports = {"past_sequence": 0, **_sides(component)}, (*component.inputs, *component.outputs)
-    if "encoder_sequence" in component.ranges:
-        rows["encoder_sequence"] = min(COLUMNS, component.ranges["encoder_sequence"][1])
+    if ENCODER_SEQUENCE in component.ranges:
+        rows[ENCODER_SEQUENCE] = min(COLUMNS, component.ranges[ENCODER_SEQUENCE][1])
     if not _has_tokens(component):
         return sum(_port_bytes(port, rows) for port in ports)
     columns, long = _columns(component)

@@ -9,8 +9,8 @@ from ..data import Answer, Request
 from ..engines.shapes import NoProfile
 from ..errors import VerdictError
 from ..label_matcher import IMAGE, TEXT, LabelMatcher
-from ..pipeline import Settings
 from ..session import Session
+from ..settings import Settings
 from .golden import Case
 from .metrics import margins
 from .replay import Pair

@@ -18,7 +18,7 @@ from ..data import Request
 from ..datasets import Dataset
 from ..errors import InputError, MissingPackage, VerdictError
 from ..forms import fault
-from ..run import read_npz
+from ..npz import read_npz
 from ..scheduler import make_scheduler, read_scheduler
 from ..session import Session
 from ..text_to_image import UNET, VAE_DECODER, ImageSettings, TextToImage

@@ -24,7 +24,7 @@ INCOMPARABLE = Distance(np.inf, np.inf, np.inf, -1.0, np.inf, False)
 
 
 def distance(actual: np.ndarray, expected: np.ndarray) -> Distance:
-    """Compare two arrays of one shape in float64."""
+    """Compare two arrays of one shape, whatever it is, in float64. Raises ValueError where the shapes differ."""
     if actual.shape != expected.shape:
         raise ValueError(f"shapes differ: {actual.shape} and {expected.shape}")
     a, e = np.asarray(actual, np.float64).ravel(), np.asarray(expected, np.float64).ravel()

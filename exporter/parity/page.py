@@ -1,24 +1,19 @@
-"""Reports as single HTML pages that need nothing else: no network, no script, no file beside them."""
+"""What `check` and the demonstration found as pages, see `page_file`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..bundle import Bundle
-from ..errors import MissingPackage
 from ..progress import Stage
-from ..whole_file import whole_file
 from . import page_summary as summary
-from . import page_words as words
 from .page_demo import Accuracy, AnsweredQuestion
+from .page_file import page_environment, write_page
 from .page_images import Thumbnail, thumbnail
 from .page_plot import relative_l2_plot
-from .report import AnswerResult, Report
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
+from .report import Report
+from .results import AnswerResult
 
 MOST_ANSWERS = 64
 MOST_PICTURES = 48
@@ -48,9 +43,8 @@ def write_check_page(report: Report, bundle: Bundle, path: Path) -> None:
     left at path, or what was there before.
     """
     shown = summary.first_answers(report.answers, MOST_ANSWERS)
-    page = page_environment().get_template("page_check.html.j2")
     _write(
-        page,
+        "page_check.html.j2",
         path,
         report,
         digest=bundle.manifest.get("digest"),
@@ -76,9 +70,8 @@ def write_demo_page(
     `write_check_page` raises.
     """
     wrong = [question for question in answered[MOST_PICTURES:] if not question.correct]
-    page = page_environment().get_template("page_demo.html.j2")
     _write(
-        page,
+        "page_demo.html.j2",
         path,
         report,
         introduction=introduction,
@@ -93,31 +86,16 @@ def write_demo_page(
     )
 
 
-def page_environment() -> "Environment":
-    """Jinja's environment for self-contained pages: the templates of this folder and the words' filters. Raises
-    MissingPackage."""
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    except ImportError as error:
-        raise MissingPackage("jinja2", "report") from error
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= words.FILTERS
-    return environment
-
-
-def _write(page: Any, path: Path, report: Report, **values: Any) -> None:
+def _write(template: str, path: Path, report: Report, **values: Any) -> None:
+    environment = page_environment()
     from markupsafe import Markup
 
-    text = page.render(
+    write_page(
+        environment,
+        template,
+        path,
         report=report,
         name=Path(report.bundle).name or "bundle",
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         headline=summary.headline(report),
         worst=summary.worst(report.outputs) if report.outputs else None,
         rows=summary.summarize(report.outputs, report.threshold),
@@ -125,8 +103,6 @@ def _write(page: Any, path: Path, report: Report, **values: Any) -> None:
         summary=summary,
         **values,
     )
-    with whole_file(path) as file:
-        file.write(text.encode("utf-8", "replace"))
 
 
 def _answer_image(answer: AnswerResult) -> Path | None:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..errors import MissingPackage
+from ..packages import needing
 from . import page_words as words
-from .report import OutputResult
+from .results import OutputResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,12 +48,10 @@ def relative_l2_plot(results: Sequence[OutputResult], limit: float) -> str:
 
     Colours are the page's CSS variables --plot-1 (text) to --plot-7. Raises MissingPackage without matplotlib.
     """
-    try:
+    with needing("report"):
         import matplotlib
         from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingPackage("matplotlib", "report") from error
     if not results:
         return ""
     rows = plot_rows(results)

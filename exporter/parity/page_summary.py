@@ -9,7 +9,8 @@ from .check import GOLDEN, GRAPH_ONLY, SOURCE
 from .metrics import parted_at
 from .quality import summary as described_quality
 from .quality import unsure
-from .report import AnswerResult, OutputResult, Report
+from .report import Report
+from .results import AnswerResult, OutputResult
 from .thresholds import Threshold
 
 _MEANING = {

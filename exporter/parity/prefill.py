@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..data import Answer, Request
-from ..pipeline import Pipeline, Settings
+from ..pipeline import Pipeline
 from ..session import Arrays, Session
+from ..settings import Settings
 from .golden import Case, complete
 from .metrics import margins
 

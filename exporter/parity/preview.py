@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from ..bundle import Bundle
+from ..cache import is_present
 from ..checkpoints.source import Source
 from ..datasets import open_dataset
 from ..engines.session import TensorRTSession
-from ..kv_cache import is_present
 from ..packages import require_installed
 from ..pipelines import makes_images
 from ..run import open_session

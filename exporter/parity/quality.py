@@ -2,14 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from .intervals import paired, wilson
 from .metrics import Agreement, parted_at
+from .results import AnswerResult
 from .thresholds import QualityLimit
-
-if TYPE_CHECKING:
-    from .report import AnswerResult
 
 Interval = tuple[float, float]
 
@@ -44,7 +41,7 @@ class Quality:
     image: float | None = None
 
 
-def quality_of(agreements: Sequence[Agreement], answers: Sequence["AnswerResult"]) -> Quality:
+def quality_of(agreements: Sequence[Agreement], answers: Sequence[AnswerResult]) -> Quality:
     """From the logits and the answers of one data file."""
     rows = sum(one.rows for one in agreements)
     return Quality(
@@ -57,7 +54,7 @@ def quality_of(agreements: Sequence[Agreement], answers: Sequence["AnswerResult"
     )
 
 
-def _kept_tokens(answers: Sequence["AnswerResult"]) -> float:
+def _kept_tokens(answers: Sequence[AnswerResult]) -> float:
     kept = total = 0
     for answer in answers:
         # With the end of the answer.
@@ -68,7 +65,7 @@ def _kept_tokens(answers: Sequence["AnswerResult"]) -> float:
     return kept / total
 
 
-def _accuracy(answers: Sequence["AnswerResult"]) -> Accuracy | None:
+def _accuracy(answers: Sequence[AnswerResult]) -> Accuracy | None:
     judged = [(bool(answer.expected_correct), answer.correct) for answer in answers if answer.correct is not None]
     if not judged:
         return None

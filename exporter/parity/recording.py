@@ -9,9 +9,10 @@ from ..classifier import Classifier
 from ..data import Answer, Request
 from ..encoder_decoder import EncoderDecoder
 from ..label_matcher import LabelMatcher
-from ..pipeline import Pipeline, Settings
+from ..pipeline import Pipeline
 from ..pipelines import AnyPipeline
 from ..session import Arrays, Session
+from ..settings import Settings
 from . import label_points, prefill, single_call, written
 from .golden import Case
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..kv_cache import KVCache, is_past, is_present
+from ..cache import is_past, is_present
+from ..kv_cache import KVCache
 from ..session import Arrays, Session
 from .golden import Case
 

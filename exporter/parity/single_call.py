@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 from ..classifier import MODEL, Classifier
 from ..data import Answer, Request
-from ..pipeline import Settings
 from ..pipelines import AnyPipeline
 from ..session import Arrays, Session
+from ..settings import Settings
 from .golden import Case
 from .metrics import margins
 

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..bundle import Bundle, BundleWriter
-from ..errors import EnvironmentLack, MissingPackage
+from ..errors import EnvironmentLack
 from ..onnx_session import OnnxSession
+from ..packages import needing
 from ..partial import partial_folder, remove_leftovers
 from ..progress import Progress
 
@@ -22,11 +23,9 @@ def float32_twin(bundle: Bundle, progress: Progress | None = None) -> Iterator[t
     The graphs lie in `.<name>.partial-*` beside the bundle, or in the folder for temporary files where that cannot be
     written. Raises InputError where the bundle has no bf16 graphs, EnvironmentLack where the disk is too small.
     """
-    try:
+    with needing("export"):
         from ..graphs.precision import trace_again
         from .structure import structural_differences
-    except ImportError as error:
-        raise MissingPackage("torch", "export") from error
     # Weights are those of the bundle's own precision, which need not be bf16.
     bundle = replace(bundle, manifest={**bundle.manifest, "precision": "bf16"})
     graphs = {name: bundle.graph(name) for name in bundle.manifest["components"]}

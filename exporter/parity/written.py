@@ -7,8 +7,8 @@ import numpy as np
 
 from ..data import Answer, Request
 from ..encoder_decoder import DECODER, ENCODER, VISION, EncoderDecoder
-from ..pipeline import Settings
 from ..session import Arrays, Session
+from ..settings import Settings
 from .golden import Case, complete, left_by
 from .metrics import leads
 

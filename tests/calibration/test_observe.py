@@ -13,8 +13,8 @@ from memvp_export.exporter.bundle import Bundle
 from memvp_export.exporter.data import Request
 from memvp_export.exporter.errors import InputError
 from memvp_export.exporter.inspection.values import load_graph
-from memvp_export.exporter.pipeline import Settings
 from memvp_export.exporter.pipelines import pipeline_from
+from memvp_export.exporter.settings import Settings
 
 
 class _Watched:

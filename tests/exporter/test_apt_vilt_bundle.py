@@ -16,7 +16,7 @@ from memvp_export.exporter.bundle import Bundle
 from memvp_export.exporter.data import Request
 from memvp_export.exporter.errors import InputError
 from memvp_export.exporter.images import load_image, pixel_mask, preprocess
-from memvp_export.exporter.inspection import inspect_path
+from memvp_export.exporter.inspection.path_report import inspect_path
 from memvp_export.exporter.models.apt_vilt import TEXT_EPS
 from memvp_export.exporter.models.family import components_of, load
 from memvp_export.exporter.models.reference import TorchReference

@@ -25,9 +25,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 def tokenizer(path: Path, **changed: object) -> EncoderTokenizer:
+    return EncoderTokenizer(path if path.is_dir() else path.parent, entry_of(path) | changed)
+
+
+def entry_of(path: Path) -> dict[str, Any]:
     files = bpe_files(path)
-    entry = {**describe_byte_bpe(files), **{key: file.name for key, file in files.items()}, "prefix": "", "maximum": 8}
-    return EncoderTokenizer(next(iter(files.values())).parent, entry | changed)
+    names = {key: file.name for key, file in files.items()}
+    return {**describe_byte_bpe(files, "RoBERTa"), **names, "prefix": "", "maximum": 8}
 
 
 def hugging_face(folder: Path) -> RobertaTokenizer:
@@ -105,8 +109,17 @@ def test_damaged_files_are_refused(folder: Path, case: str) -> None:
     damage, message = BAD[case]
     damage(folder)
     with pytest.raises(InputError, match=message) as caught:
-        describe_byte_bpe(bpe_files(folder))
+        describe_byte_bpe(bpe_files(folder), "RoBERTa")
     assert "\n" not in str(caught.value)
+
+
+def test_whose_tokenizer_is_wanted_is_said(folder: Path) -> None:
+    entry = entry_of(folder)
+    (folder / "merges.txt").unlink()
+    with pytest.raises(InputError, match=r"Give BART's tokenizer\.json, or a folder"):
+        describe_byte_bpe(bpe_files(folder), "BART")
+    with pytest.raises(InputError, match=r"Give RoBERTa or BART's tokenizer\.json"):
+        EncoderTokenizer(folder, entry)
 
 
 def test_an_entry_that_does_not_fit_is_refused(folder: Path) -> None:

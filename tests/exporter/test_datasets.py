@@ -10,8 +10,8 @@ from memvp_export.exporter.data import Answer, read_answers
 from memvp_export.exporter.datasets import open_dataset
 from memvp_export.exporter.errors import InputError
 from memvp_export.exporter.parity.check import GRAPH_ONLY, check
-from memvp_export.exporter.pipeline import Settings
 from memvp_export.exporter.run import run_file
+from memvp_export.exporter.settings import Settings
 
 PROBLEM = {"hint": "", "image": None, "subject": "natural science", "grade": "grade6", "split": "test"}
 

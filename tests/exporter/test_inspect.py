@@ -16,36 +16,37 @@ import pytest
 from memvp_export.exporter.bundle import change, new_bundle
 from memvp_export.exporter.checkpoints.lazy import from_array
 from memvp_export.exporter.errors import InputError
-from memvp_export.exporter.graphs.trace import default_opset, trace
+from memvp_export.exporter.graphs import trace as tracer
 from memvp_export.exporter.graphs.weights import write_weights
-from memvp_export.exporter.inspection import inspect_path
 from memvp_export.exporter.inspection.flops import costs_of, print_flops
+from memvp_export.exporter.inspection.path_report import inspect_path
 from memvp_export.exporter.models import memvp_llama
 from memvp_export.exporter.models.clip_tower import TowerConfig
 from memvp_export.exporter.models.component import Component, Port, Weight, constants_of
 from memvp_export.exporter.models.memory import approximated_prompt
 from onnx import TensorProto, helper
 
+# The odd source's, whose graphs other tests trace too.
 CONFIG = memvp_llama.Config(
-    tower=TowerConfig(width=64, blocks=2, patch=8, grid=4, adapter_dim=4, adapter_scale=0.1),
-    dim=48,
-    layers=2,
-    heads=3,
-    ffn_dim=80,
-    vocab=70,
+    tower=TowerConfig(width=64, blocks=3, patch=14, grid=16, adapter_dim=12, adapter_scale=0.1),
+    dim=96,
+    layers=3,
+    heads=6,
+    ffn_dim=256,
+    vocab=150,
     norm_eps=1e-6,
     rope_theta=1e4,
     projector_dim=24,
-    memory_rows=20,
+    memory_rows=290,
     adapter_scale=0.1,
     visual_scale=0.01,
-    max_sequence=128,
-    max_batch=8,
+    max_sequence=512,
+    max_batch=64,
 )
 
 
 def write(component: Component, precision: str, folder: Path) -> Path:
-    model = trace(component, precision, default_opset(precision))
+    model = tracer.trace(component, precision, tracer.default_opset(precision))
     shapes = {name: weight.shape for name, weight in component.weights.items()}
     random = np.random.default_rng(0)
     tensors = {name: from_array(random.standard_normal(s).astype(np.float32), name) for name, s in shapes.items()}
@@ -71,7 +72,7 @@ def graphs(tmp_path_factory: pytest.TempPathFactory):
 
 VISION, DECODER = 0, 1
 # Another p; one layer, because a trace takes seconds.
-LARGE_MEMORY = replace(CONFIG, layers=1, memory_rows=40)
+LARGE_MEMORY = replace(CONFIG, layers=1, memory_rows=2 * CONFIG.memory_rows)
 
 
 def decoder_macs(batch: int, sequence: int, past: int, positions: int) -> tuple[int, int]:
@@ -125,16 +126,16 @@ def test_the_memory_is_described_and_its_rows_move_its_share(graphs) -> None:
     assert small["memory"][1] == {
         "name": "model.layers.1.mlp.down_proj/VisualMemoryFFN",
         "operator": "VisualMemoryFFN",
-        "visual_rows": 16,
-        "table_rows": 20,
-        "width": 48,
+        "visual_rows": CONFIG.tower.rows,
+        "table_rows": CONFIG.memory_rows,
+        "width": CONFIG.dim,
         "dtype": "float32",
         "activation": "silu",
         "scale": 0.1,
         "body": True,
     }
     assert len(small["memory"]) == CONFIG.layers
-    assert large["memory"][0]["table_rows"] == 40
+    assert large["memory"][0]["table_rows"] == LARGE_MEMORY.memory_rows
     before, after = small["cost"]["memory"], large["cost"]["memory"]
     assert after["table_macs"] == 2 * before["table_macs"] / CONFIG.layers
     assert after["visual_macs"] == before["visual_macs"] / CONFIG.layers
@@ -360,7 +361,7 @@ def test_weights_are_counted_without_their_file(graphs) -> None:
     assert report["faults"] == [f"its weights {data.name} are not beside it"] and inspect_path(path)["faults"] == []
     assert 0 <= weights["bytes_by_dtype"]["float16"] - 2 * expected < 100
     assert weights["external_files"] == [{"name": data.name, "bytes": None}]
-    assert weights["largest"][0]["bytes"] == 2 * CONFIG.dim * CONFIG.ffn_dim
+    assert weights["largest"][0]["bytes"] == 2 * CONFIG.dim * CONFIG.memory_rows
     assert inspect_path(path)["weights"]["external_files"][0]["bytes"] == data.stat().st_size
 
 
@@ -382,12 +383,12 @@ def make_bundle(graphs, folder: Path) -> Path:
                 "precision": "fp32",
                 **{key: {} for key in ("options", "config", "preprocessing")},
                 "tokenizer": {"type": "sentencepiece", "file": "tokenizer.model"},
-                "generation": {"max_new_tokens": 1, "max_sequence": 128},
+                "generation": {"max_new_tokens": 1, "max_sequence": CONFIG.max_sequence},
                 "labels": None,
                 "engines": [],
                 "samples": None,
                 "sources": [],
-                "memory": {"visual_rows": 16, "table_rows": 20, "scale": 0.1},
+                "memory": {"visual_rows": CONFIG.tower.rows, "table_rows": CONFIG.memory_rows, "scale": 0.1},
                 "components": {
                     part.name: {
                         "inputs": [{"name": p.name, "dtype": p.dtype, "dims": list(p.dims)} for p in part.inputs],
@@ -408,11 +409,11 @@ def test_a_bundle_is_reported_whole(graphs, tmp_path: Path) -> None:
     report = inspect_path(root, shapes={"batch": 2})
     assert json.loads(json.dumps(report)) == report
     assert (report["kind"], report["family"], report["precision"]) == ("bundle", "memvp-llama", "fp32")
-    assert report["memory"]["table_rows"] == 20
+    assert report["memory"]["table_rows"] == CONFIG.memory_rows
     assert report["bytes"] == sum(report["bytes_by_folder"].values())
     assert report["bytes_by_folder"]["samples"] == 4 and report["sample_files"] == ["samples/golden.npz"]
     decoder = report["components"]["decoder"]
-    assert decoder["ranges"]["sequence"] == [1, 128]
+    assert decoder["ranges"]["sequence"] == [1, 512]
     assert decoder["graphs"]["fp32"]["cost"]["setting"]["batch"] == 2
     assert report["components"]["vision"]["graphs"]["fp32"]["cost"]["setting"] == {"batch": 2}
     with pytest.raises(InputError, match=r"'seq'.*batch, sequence"):
@@ -422,9 +423,9 @@ def test_a_bundle_is_reported_whole(graphs, tmp_path: Path) -> None:
 def test_a_bundle_says_what_lengths_it_takes_and_a_default_is_one_of_them(graphs, tmp_path: Path) -> None:
     root = make_bundle(graphs, tmp_path)
     for shapes, message in (
-        ({"batch": 9}, "batch is 9; vision takes whole numbers from 1 to 8"),
-        ({"batch": 0}, "batch is 0; vision takes whole numbers from 1 to 8"),
-        ({"sequence": 129}, "sequence is 129; decoder takes whole numbers from 1 to 128"),
+        ({"batch": 65}, "batch is 65; vision takes whole numbers from 1 to 64"),
+        ({"batch": 0}, "batch is 0; vision takes whole numbers from 1 to 64"),
+        ({"sequence": 513}, "sequence is 513; decoder takes whole numbers from 1 to 512"),
     ):
         with pytest.raises(InputError, match=message):
             inspect_path(root, shapes=shapes)
@@ -437,7 +438,7 @@ def test_a_bundle_says_what_lengths_it_takes_and_a_default_is_one_of_them(graphs
 
 def test_reading_loads_neither_torch_nor_tensorrt(graphs) -> None:
     code = (
-        "import json, sys; from memvp_export.exporter.inspection import inspect_path;"
+        "import json, sys; from memvp_export.exporter.inspection.path_report import inspect_path;"
         "report = inspect_path(sys.argv[1]);"
         "loaded = [m for m in ('torch', 'tensorrt', 'onnxscript', 'onnx_ir', 'onnxruntime') if m in sys.modules];"
         "print(json.dumps([loaded, report]))"

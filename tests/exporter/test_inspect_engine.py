@@ -17,7 +17,8 @@ from memvp_export.exporter.engines import build_engine, entering
 from memvp_export.exporter.engines.entering import Built, enter
 from memvp_export.exporter.engines.source_graph import graph_digests
 from memvp_export.exporter.errors import EnvironmentLack, InputError
-from memvp_export.exporter.inspection import engine_report, inspect_path
+from memvp_export.exporter.inspection import engine_report
+from memvp_export.exporter.inspection.path_report import inspect_path
 from memvp_export.exporter.inspection.render import print_report
 
 from ..tensorrt_cpu import environment, needs_tensorrt
@@ -308,7 +309,7 @@ def test_where_a_gpu_is_the_engine_itself_is_read(engine: Path, monkeypatch: pyt
 
 def test_reading_loads_neither_torch_nor_tensorrt(engine: Path) -> None:
     code = (
-        "import json, sys; from memvp_export.exporter.inspection import inspect_path; inspect_path(sys.argv[1]);"
+        "import sys; from memvp_export.exporter.inspection.path_report import inspect_path; inspect_path(sys.argv[1]);"
         "print([m for m in ('torch', 'tensorrt', 'onnxruntime') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code, engine], capture_output=True, text=True, check=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from memvp_export.examples.random_source import Sizes, write_source
+from memvp_export.examples.random_source import PRESETS, write_source
 from memvp_export.exporter.bundle import Bundle, BundleWriter
 from memvp_export.exporter.errors import InputError
 from memvp_export.exporter.graphs.precision import trace_again
@@ -77,7 +77,7 @@ def test_what_cannot_be_kept_is_refused() -> None:
 def loud_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A source whose `up_proj` of layer 1 gives 20,000 times as much as usual, which `down_proj` takes back."""
     folder = tmp_path_factory.mktemp("loud")
-    write_source(folder, Sizes(layers=2, tower_blocks=2), dtype=torch.float32)
+    write_source(folder, PRESETS["odd"], dtype=torch.float32)
     file = folder / "weights" / "base" / "consolidated.00.pth"
     weights = torch.load(file)
     weights["layers.1.feed_forward.w3.weight"] *= 20_000

@@ -14,8 +14,8 @@ from memvp_export.exporter.encoder_tokenizer import EncoderTokenizer
 from memvp_export.exporter.errors import InputError, VerdictError
 from memvp_export.exporter.images import clip_preprocessing
 from memvp_export.exporter.label_matcher import LabelMatcher
-from memvp_export.exporter.pipeline import Settings
 from memvp_export.exporter.session import Arrays
+from memvp_export.exporter.settings import Settings
 from PIL import Image
 
 LABELS = ("red", "green", "blue")

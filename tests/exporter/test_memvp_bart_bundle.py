@@ -25,9 +25,9 @@ from memvp_export.exporter.onnx_session import OnnxSession
 from memvp_export.exporter.parity.check import check
 from memvp_export.exporter.parity.replay import replay
 from memvp_export.exporter.parity.samples import read_cases
-from memvp_export.exporter.pipeline import Settings
 from memvp_export.exporter.pipelines import pipeline_from
 from memvp_export.exporter.run import open_pipeline, run, run_file
+from memvp_export.exporter.settings import Settings
 from torch.nn import functional as F
 from transformers import BartForConditionalGeneration, BartTokenizerFast
 

@@ -13,9 +13,9 @@ from memvp_export.exporter.bundle import Bundle, change
 from memvp_export.exporter.data import Request
 from memvp_export.exporter.errors import InputError
 from memvp_export.exporter.parity.check import check
-from memvp_export.exporter.pipeline import Settings
 from memvp_export.exporter.pipelines import pipeline_from
 from memvp_export.exporter.run import open_pipeline, open_session, run
+from memvp_export.exporter.settings import Settings
 from torch.nn import functional as F
 from transformers import T5ForConditionalGeneration, T5Tokenizer
 

@@ -14,7 +14,10 @@ from memvp_export.exporter.errors import InputError, VerdictError
 from memvp_export.exporter.images import load_image, memvp_preprocessing, preprocess
 from memvp_export.exporter.models.clip_tower import TowerConfig
 from memvp_export.exporter.models.memvp_llama import Config, components, decoder, vision
-from memvp_export.exporter.pipeline import Pipeline, Settings, choice_in, next_tokens
+from memvp_export.exporter.next_token import next_tokens
+from memvp_export.exporter.pipeline import Pipeline
+from memvp_export.exporter.settings import Settings
+from memvp_export.exporter.text_pipeline import choice_in
 from memvp_export.exporter.tokenization import Tokenizer, describe_sentencepiece
 from PIL import Image
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import onnx
 import pytest
-from memvp_export.exporter.inspection import inspect_path
+from memvp_export.exporter.inspection.path_report import inspect_path
 from memvp_export.exporter.inspection.render import print_report
 from onnx import TensorProto, helper
 

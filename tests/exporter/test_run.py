@@ -17,10 +17,11 @@ import pytest
 from memvp_export.exporter.bundle import Bundle
 from memvp_export.exporter.data import Answer, read_answers
 from memvp_export.exporter.errors import EnvironmentLack, InputError
+from memvp_export.exporter.npz import read_npz
 from memvp_export.exporter.parity.samples import read_cases, read_samples
-from memvp_export.exporter.pipeline import Settings
-from memvp_export.exporter.run import read_npz, run, run_component, run_file
+from memvp_export.exporter.run import run, run_component, run_file
 from memvp_export.exporter.scienceqa import prompt
+from memvp_export.exporter.settings import Settings
 
 TEXTS = ("What is in the picture?", "is", "Options: (A) the (B) picture", "", "which word? " * 5)
 LONG = Settings(max_new_tokens=6)

@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from memvp_export.exporter.cache import pieces
 from memvp_export.exporter.call_shapes import check_dims
 from memvp_export.exporter.dims import terms
 from memvp_export.exporter.engines import shapes as python
 from memvp_export.exporter.errors import ToolError
-from memvp_export.exporter.kv_cache import KVCache, pieces
+from memvp_export.exporter.kv_cache import KVCache
 
 from . import closed_form
 from .conftest import Refused
@@ -45,6 +46,12 @@ DIMS = [
 @pytest.mark.parametrize("dim", DIMS)
 def test_terms_of_dimensions(host: Host, dim: int | str) -> None:
     assert host("terms", dim=dim) == terms(dim)
+
+
+def test_a_sum_of_too_many_names_is_one(host: Host) -> None:
+    """A line of a manifest would fill the memory."""
+    dim = "9999*a+" * 100 + "b"
+    assert host("terms", dim=dim) == [dim]
 
 
 @pytest.mark.parametrize(("columns", "most"), [(1, 1), (5, 2), (6, 2), (7, 16), (16, 16), (33, 16)])
@@ -99,8 +106,8 @@ def test_shapes_of_a_call(
     feed["position_ids"] = np.resize(np.array(positions, np.int64), shapes["position_ids"])
 
     def in_python() -> int:
-        check_dims(entry["inputs"], {name: tuple(shape) for name, shape in shapes.items()})
-        python.check_columns(entry, feed)
+        lengths = check_dims(entry["inputs"], {name: tuple(shape) for name, shape in shapes.items()})
+        python.check_columns(entry, lengths, feed["position_ids"])
         return python.choose_profile(entry, shapes)
 
     given = feed["position_ids"].ravel().tolist()

@@ -9,10 +9,10 @@ import onnx
 import onnx.inliner
 
 from ...bundle import Bundle
+from ...cache import KINDS
 from ...errors import InputError
 from ...inspection.memory_sites import DOMAIN
 from ...inspection.values import dims_of, dtype_name, load_graph
-from ...kv_cache import KINDS
 from ...progress import Progress
 from .cache import leave_past_out, return_new_columns
 from .edit import drop_unread

@@ -60,7 +60,7 @@ def fake(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[Pa
     def install(costs: Mapping[Path, Callable[[int], float]]) -> dict[Path, FakeSession]:
         opened: dict[Path, FakeSession] = {}
 
-        def open_session(bundle: Bundle, *others: object) -> FakeSession:
+        def open_session(bundle: Bundle, *others: object, **options: object) -> FakeSession:
             opened[bundle.root] = FakeSession(bundle, clock, costs[bundle.root])
             return opened[bundle.root]
 

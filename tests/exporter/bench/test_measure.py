@@ -23,8 +23,8 @@ from memvp_export.exporter.encoder_decoder import EncoderDecoder
 from memvp_export.exporter.errors import EnvironmentLack, InputError, MissingPackage
 from memvp_export.exporter.machine import describe
 from memvp_export.exporter.onnx_session import OnnxSession
-from memvp_export.exporter.pipeline import Settings
 from memvp_export.exporter.session import Timing
+from memvp_export.exporter.settings import Settings
 
 QUICK = Options(batch=3, prompt_tokens=7, past=5, warmup=1, iterations=20, duration=0)
 ORT = ("onnxruntime",)
@@ -195,7 +195,7 @@ def test_answers_are_measured_with_the_beams_that_they_are_made_with(
 ) -> None:
     root = Path(shutil.copytree(bundle.root, tmp_path / "copy"))
     with change(root) as (writer, manifest):
-        manifest["generation"]["num_beams"] = 5
+        manifest["generation"] |= {"num_beams": 5, "min_length": 6, "no_repeat_ngram_size": 3}
         writer.write_manifest(manifest)
     options = Options(batch=3, new_tokens=4, stages=("answer",))
     plan = preview_bench(root, ORT, options=options)
@@ -205,10 +205,18 @@ def test_answers_are_measured_with_the_beams_that_they_are_made_with(
     pipeline = object.__new__(EncoderDecoder)
     pipeline.max_batch, pipeline.tokenizer = 8, SimpleNamespace(eos=2)  # type: ignore[assignment]
     pipeline.answer = lambda requests, settings: asked.append((len(requests), settings))  # type: ignore
-    monkeypatch.setattr(measure, "pipeline_from", lambda *parts: pipeline)
+    rules: list[dict] = []
+
+    def made(session: object, manifest: dict, *rest: object) -> EncoderDecoder:
+        rules.append(manifest["generation"])
+        return pipeline
+
+    monkeypatch.setattr(measure, "pipeline_from", made)
     (lane,), _ = lanes.lanes_of([Bundle.open(root)], ORT, None)
     measure._answer(lane, Load("answer", "decoder", "throughput", 3, 4, beams=5))()
     assert asked == [(3, Settings(max_new_tokens=4, batch=1, beams=5))]
+    # What ends an answer is no token here: a rule about it would ban another one, the other rules hold.
+    assert [(rule["min_length"], rule["no_repeat_ngram_size"]) for rule in rules] == [(0, 3)]
 
 
 def test_a_backend_that_fails_is_left_out_and_the_others_keep_their_results(

@@ -5,9 +5,12 @@ import numpy as np
 import pytest
 import torch
 from memvp_export.exporter.bench import torch_session
+from memvp_export.exporter.bench.inputs import golden_arrays, inputs_of
+from memvp_export.exporter.bench.loads import Load
 from memvp_export.exporter.bench.torch_session import TorchSession
 from memvp_export.exporter.bundle import Bundle
 from memvp_export.exporter.errors import EnvironmentLack, InputError
+from memvp_export.exporter.kv_cache import KVCache
 from memvp_export.exporter.onnx_session import OnnxSession
 from memvp_export.exporter.parity.samples import read_cases
 
@@ -91,3 +94,35 @@ def test_a_closed_session_holds_no_weights(bundle: Bundle) -> None:
     assert session._weights
     session.close()
     assert not session._weights
+
+
+def test_a_cache_of_tensors_holds_what_one_of_arrays_holds(bundle: Bundle) -> None:
+    session, decoder = TorchSession(bundle, "fp32", "cpu"), bundle.manifest["components"]["decoder"]
+    load, known = Load("decode", "decoder", "latency", 2, 1, 6), golden_arrays(bundle)
+    there, here = session.cache("decoder", 2), KVCache(decoder, "fp32", 2)
+    logits: dict[int, list[np.ndarray]] = {}
+    for columns in (4, 2, 1):
+        for number, cache in enumerate((there, here)):
+            cache.reorder(np.array([1, 0]))
+            feed = inputs_of(decoder, load, cache.length, columns, "fp32", known)
+            # Rows of their own, so that their order matters.
+            feed["input_ids"] = feed["input_ids"] + np.array([[0], [1]])
+            outputs = session.run("decoder", feed | cache.inputs())
+            logits.setdefault(number, []).append(outputs["logits"])
+            assert isinstance(outputs["present.0.key"], torch.Tensor) == (cache is there)
+            cache.update(outputs, columns)
+    for found, expected in zip(logits[0], logits[1], strict=True):
+        np.testing.assert_array_equal(found, expected)
+    for name, tensor in there.inputs().items():
+        np.testing.assert_array_equal(tensor.numpy(), here.inputs()[name])
+
+
+def test_inputs_that_are_kept_are_given_as_tensors(bundle: Bundle) -> None:
+    session = TorchSession(bundle, "fp32", "cpu")
+    inputs = next(case for case in read_cases(bundle) if case.component == "decoder").inputs
+    seen = session.keep("decoder", {"visual_memory": inputs["visual_memory"].astype(ml_dtypes.bfloat16)})
+    assert seen["visual_memory"].dtype is torch.float32
+    found, other = (session.run("decoder", inputs | more, ["logits"])["logits"] for more in (seen, {}))
+    np.testing.assert_allclose(found, other, atol=0.05)
+    turned = session.keep("decoder", {"visual_memory": -inputs["visual_memory"]})
+    assert np.abs(session.run("decoder", inputs | turned)["logits"] - other).max() > 0.01

@@ -3,6 +3,7 @@ is a dict of host buffers. What a session does to either is checked as strictly 
 
 import ctypes
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -40,19 +41,34 @@ trt = SimpleNamespace(
 
 
 class FakeGpu:
-    """The methods of Cuda that a session uses. capacity is the memory in bytes; `live` are buffers and handles."""
+    """The methods of Cuda that a session uses. capacity is the memory in bytes; `live` are buffers and handles; moved
+    are the bytes that were uploaded and downloaded, `copies` the number of copies that did neither; graphs counts what
+    was captured and launched. graph_fault is why nothing can be captured."""
 
     def __init__(self, capacity: int = 1 << 40) -> None:
         self.capacity = capacity
-        self.live: dict[int, np.ndarray | str] = {}
-        self.mallocs = 0
+        self.live: dict[int, np.ndarray | str | list[Callable[[], None]]] = {}
+        self.mallocs = self.copies = 0
+        self.moved: Counter[str] = Counter()
+        self.graphs: Counter[str] = Counter()
+        self.graph_fault = ""
+        self.capturing: list[Callable[[], None]] | None = None
         self._next = 0x7000
 
-    def _enter(self, what: np.ndarray | str, size: int = 256) -> int:
+    def _enter(self, what: np.ndarray | str | list[Callable[[], None]], size: int = 256) -> int:
         # Gaps between buffers: an address and a length that leave one hit nothing.
-        self._next += size + 4096
-        self.live[self._next] = what
-        return self._next
+        address = self._next
+        self._next += -(-size // 256) * 256 + 4096
+        self.live[address] = what
+        return address
+
+    def put(self, stream: int, work: Callable[[], None]) -> None:
+        """Work on a stream: done at once, or when the graph is launched that it becomes a part of."""
+        assert self.live[stream] == "stream"
+        if self.capturing is None:
+            work()
+        else:
+            self.capturing.append(work)
 
     def malloc(self, size: int) -> int:
         held = sum(buffer.nbytes for buffer in self.live.values() if isinstance(buffer, np.ndarray))
@@ -77,27 +93,77 @@ class FakeGpu:
         assert self.live.pop(event) == "event"
 
     def record(self, event: int, stream: int) -> None:
-        assert (self.live[event], self.live[stream]) == ("event", "stream")
+        assert (self.live[event], self.live[stream]) == ("event", "stream") and self.capturing is None
 
     def elapsed_ms(self, start: int, end: int) -> float:
         assert start != end and self.live[start] == self.live[end] == "event"
         return 0.001
 
     def synchronize(self, stream: int) -> None:
-        assert self.live[stream] == "stream"
+        assert self.live[stream] == "stream" and self.capturing is None
 
     def buffer(self, pointer: int, size: int) -> np.ndarray:
-        found = self.live[pointer]
-        assert isinstance(found, np.ndarray) and size <= found.nbytes, "outside of a buffer"
-        return found[:size]
+        for start, found in self.live.items():
+            if isinstance(found, np.ndarray) and start <= pointer < start + found.nbytes:
+                assert pointer + size <= start + found.nbytes, "beyond the end of a buffer"
+                return found[pointer - start : pointer - start + size]
+        raise AssertionError("outside of all buffers")
 
     def upload(self, pointer: int, host: int, size: int, stream: int) -> None:
+        assert self.capturing is None, "host memory must not be a part of a graph"
+        self.moved["up"] += size
         if size:
             ctypes.memmove(self.buffer(pointer, size).ctypes.data, host, size)
 
     def download(self, host: int, pointer: int, size: int, stream: int) -> None:
+        assert self.capturing is None, "host memory must not be a part of a graph"
+        self.moved["down"] += size
         if size:
             ctypes.memmove(host, self.buffer(pointer, size).ctypes.data, size)
+
+    def copy_rows(
+        self, to: int, to_pitch: int, source: int, source_pitch: int, width: int, rows: int, stream: int
+    ) -> None:
+        assert 0 < width <= min(to_pitch, source_pitch) and rows > 0
+
+        def work() -> None:
+            self.copies += 1
+            target = self.buffer(to, (rows - 1) * to_pitch + width)
+            origin = self.buffer(source, (rows - 1) * source_pitch + width)
+            assert not np.shares_memory(target, origin)
+            for row in range(rows):
+                begin = row * source_pitch
+                target[row * to_pitch : row * to_pitch + width] = origin[begin : begin + width]
+
+        self.put(stream, work)
+
+    def zero(self, pointer: int, size: int, stream: int) -> None:
+        def work() -> None:
+            self.buffer(pointer, size)[:] = 0
+
+        self.put(stream, work)
+
+    def captured(self, stream: int, work: Callable[[], None]) -> int:
+        assert self.capturing is None
+        self.capturing = found = []
+        try:
+            work()
+        finally:
+            self.capturing = None
+        if self.graph_fault:
+            raise EngineError(self.graph_fault, "environment")
+        self.graphs["captured"] += 1
+        return self._enter(found)
+
+    def launch(self, graph: int, stream: int) -> None:
+        found = self.live[graph]
+        assert isinstance(found, list) and self.live[stream] == "stream"
+        self.graphs["launched"] += 1
+        for work in found:
+            work()
+
+    def destroy_graph(self, graph: int) -> None:
+        assert isinstance(self.live.pop(graph), list)
 
 
 Compute = Callable[[dict[str, np.ndarray]], Mapping[str, np.ndarray]]
@@ -133,7 +199,8 @@ class FakeEngine:
 
 
 class FakeContext:
-    """An IExecutionContext. `runs` are the shapes it was executed with."""
+    """An IExecutionContext. `runs` are the shapes it was executed with. As TensorRT asks it of its users, a call is
+    captured only as one that ran before, and its graph launched only while nothing of the context was changed."""
 
     def __init__(self, engine: FakeEngine) -> None:
         self.engine, self.profile = engine, -1
@@ -141,6 +208,8 @@ class FakeContext:
         self.addresses: dict[str, int] = {}
         self.memory: tuple[int, int] = (0, 0)
         self.runs: list[dict[str, tuple[int, ...]]] = []
+        self.changes = 0
+        self.settled = -1
 
     def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
         assert self.engine.gpu.live[stream] == "stream"
@@ -150,6 +219,7 @@ class FakeContext:
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         limits = self.engine.profiles[self.profile]["shapes"][name]
+        self.changes += 1
         self.shapes[name] = tuple(shape)
         return all(a <= d <= b for a, d, b in zip(limits["min"], shape, limits["max"], strict=True))
 
@@ -167,15 +237,28 @@ class FakeContext:
         return tuple(self.engine.compute(zeros)[name].shape)
 
     def set_tensor_address(self, name: str, address: int) -> bool:
+        self.changes += 1
         self.addresses[name] = address
-        return address != 0 and name in self.engine.ports
+        return address != 0 and address % 256 == 0 and name in self.engine.ports
 
     def set_device_memory(self, pointer: int, size: int) -> None:
+        self.changes += 1
         self.memory = pointer, size
 
     def execute_async_v3(self, stream: int) -> bool:
+        gpu, changes = self.engine.gpu, self.changes
+
+        def work() -> None:
+            assert changes == self.changes, "the context of a graph was changed"
+            self._compute()
+
+        assert not gpu.capturing or self.settled == changes, "what was not run before is captured"
+        gpu.put(stream, work)
+        self.settled = changes
+        return True
+
+    def _compute(self) -> None:
         gpu, pointer, size = self.engine.gpu, *self.memory
-        assert gpu.live[stream] == "stream"
         assert size >= self.engine.device_memory_size_v2
         gpu.buffer(pointer, size)[:] = _POISON
         for name in self.engine.ports if self.engine.in_place else ():
@@ -192,7 +275,6 @@ class FakeContext:
             assert array.dtype == self._dtype(name), (name, array.dtype)
             data = np.frombuffer(array.tobytes(), np.uint8)
             gpu.buffer(self.addresses[name], data.nbytes)[:] = data
-        return True
 
     def _dtype(self, name: str) -> Any:
         dtype = self.engine.ports[name]["dtype"]

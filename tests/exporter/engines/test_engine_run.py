@@ -3,6 +3,7 @@
 import ctypes
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -82,6 +83,8 @@ class HostCuda:
 
     def __init__(self) -> None:
         self.held: dict[int, Any] = {}
+        self.times = [0.5]
+        self.graphs: list[str] = []
 
     def stream(self) -> int:
         return 1
@@ -107,7 +110,20 @@ class HostCuda:
     def synchronize(self, stream: int) -> None: ...
 
     def elapsed_ms(self, start: int, end: int) -> float:
-        return 0.5
+        return self.times.pop(0)
+
+    def captured(self, stream: int, work: Callable[[], None]) -> int:
+        work()
+        self.graphs.append("captured")
+        return 7
+
+    def launch(self, graph: int, stream: int) -> None:
+        assert (graph, stream) == (7, 1)
+        self.graphs.append("launched")
+
+    def destroy_graph(self, graph: int) -> None:
+        assert graph == 7
+        self.graphs.append("destroyed")
 
 
 @pytest.fixture
@@ -129,6 +145,21 @@ def test_a_run_takes_the_narrowest_profile_that_holds_its_shapes(
     assert said == {"profile": profile, "milliseconds": 0.5}
     assert np.array_equal(np.load(tmp_path / "out" / "y.npy"), x + x)
     assert not cuda.held
+
+
+def test_of_several_runs_the_first_is_not_counted(cuda: HostCuda, tmp_path: Path) -> None:
+    cuda.times = [9.0, 3.0, 1.0, 2.0]
+    np.save(tmp_path / "x.npy", np.ones((2, 3), np.float32))
+    said = engine_run.run("an.engine", str(tmp_path), str(tmp_path / "out"), "tensorrt", iterations=4)
+    assert said["milliseconds"] == 2.0 and not cuda.times
+
+
+def test_runs_behind_the_first_can_be_launches_of_a_graph(cuda: HostCuda, tmp_path: Path) -> None:
+    cuda.times = [1.0] * 3
+    np.save(tmp_path / "x.npy", np.ones((2, 3), np.float32))
+    said = engine_run.run("an.engine", str(tmp_path), str(tmp_path / "out"), "tensorrt", iterations=3, cuda_graphs=True)
+    assert said["milliseconds"] == 1.0 and cuda.graphs == ["captured", "launched", "launched", "destroyed"]
+    assert np.array_equal(np.load(tmp_path / "out" / "y.npy"), np.full((2, 3), 2, np.float32))
 
 
 def test_a_profile_with_a_fixed_length_is_narrower_than_a_smaller_one_that_varies() -> None:

@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
+from memvp_export.exporter.cache import pieces
 from memvp_export.exporter.engines.profiles import Profile, make_profiles
 from memvp_export.exporter.errors import InputError
-from memvp_export.exporter.kv_cache import pieces
 
 Ports = list[dict[str, Any]]
 

@@ -11,17 +11,21 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from memvp_export.exporter.bench.measure import bench
+from memvp_export.exporter.bench.options import Options
 from memvp_export.exporter.bundle import Bundle, change
 from memvp_export.exporter.data import Request
 from memvp_export.exporter.engines import session as session_module
 from memvp_export.exporter.engines.cuda_runtime import Cuda
+from memvp_export.exporter.engines.device_memory import NO_MEMORY
 from memvp_export.exporter.engines.engine_error import EngineError
 from memvp_export.exporter.engines.session import TensorRTSession
 from memvp_export.exporter.engines.shapes import NoProfile
 from memvp_export.exporter.errors import EnvironmentLack, InputError
 from memvp_export.exporter.onnx_session import OnnxSession
-from memvp_export.exporter.pipeline import Pipeline, Settings
-from memvp_export.exporter.run import run, run_component
+from memvp_export.exporter.pipeline import Pipeline
+from memvp_export.exporter.run import open_session, run, run_component
+from memvp_export.exporter.settings import Settings
 
 from .fake_bundle import enter, entry_of, with_engines
 from .fake_tensorrt import HERE, FakeRuntime
@@ -229,6 +233,11 @@ BAD: dict[str, tuple[str, dict[str, np.ndarray], str]] = {
     "too few axes": ("decoder", decoder(input_ids=np.arange(3)), r"the shape \[3\]; it takes \[batch, sequence\]"),
     "wrong width": ("decoder", decoder(visual_memory=np.ones((1, 256, 95))), r"\[1, 256, 95\].* takes \[1, 256, 96\]"),
     "rows that differ": ("decoder", decoder(position_ids=np.zeros((2, 3), int)), r"'position_ids' .* takes \[1, 3\]"),
+    "one cache of another length": (
+        "decoder",
+        decoder(4, 1, **{"past_key_values.2.value": np.zeros((1, 6, 3, 16), np.float32)}),
+        r"'past_key_values.2.value' has the shape \[1, 6, 3, 16\]; beside the other inputs it takes \[1, 6, 4, 16\]",
+    ),
     "a mask too short": (
         "decoder",
         decoder(4, 1, attention_mask=np.ones((1, 4), int)),
@@ -350,7 +359,7 @@ def test_a_gpu_that_is_full_is_said(summing: Callable[..., TensorRTSession]) -> 
 def test_a_full_gpu_is_told_from_other_failures(summing: Callable[..., TensorRTSession]) -> None:
     cuda = object.__new__(Cuda)
     cuda._library = SimpleNamespace(cudaMalloc=lambda pointer, size: 2)
-    with pytest.raises(EngineError, match=session_module._NO_MEMORY):
+    with pytest.raises(EngineError, match=NO_MEMORY):
         cuda.malloc(8)
     session = summing(sum_entry("float32"), FakeRuntime(compute=broken_device))
     with pytest.raises(EnvironmentLack) as caught:
@@ -533,5 +542,28 @@ def test_raw_tensors_through_an_engine(
 ) -> None:
     monkeypatch.setattr(session_module, "process_runtime", lambda: runtime)
     np.savez(tmp_path / "in.npz", **decoder(4, 1))  # type: ignore[arg-type]
-    found = run_component(roots("fp32"), "decoder", tmp_path / "in.npz", tmp_path / "out.npz", "tensorrt")
+    found = run_component(roots("fp32"), "decoder", tmp_path / "in.npz", tmp_path / "out.npz", backend="tensorrt")
     assert found["present.0.key"].shape == (1, 6, 1, 16)
+
+
+def test_a_bench_says_which_components_ran_as_graphs(
+    roots: Callable[[str], Path], runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "process_runtime", lambda: runtime)
+    options = Options(batch=1, past=5, prompt_tokens=3, warmup=1, iterations=2, duration=0, cuda_graphs=True)
+
+    def lane(**changes: Any) -> dict[str, Any]:
+        runtime.cuda.graphs.clear()
+        (found,) = bench(roots("fp32"), ("tensorrt",), options=replace(options, **changes)).lanes
+        return found
+
+    found = lane(stages=("decode",))
+    assert found["cuda_graphs"] == ["decoder"] and found["runs"].endswith("; CUDA graphs of decoder")
+    # The first call is an ordinary one, like those that fill the cache.
+    assert runtime.cuda.graphs == {"captured": 1, "launched": 3}
+    found = lane(stages=("answer",), new_tokens=3)
+    assert found["cuda_graphs"] == ["vision"], "each step of an answer has a longer past than the one before"
+    found = lane(stages=("decode",), cuda_graphs=False)
+    assert found["cuda_graphs"] is None and "CUDA graphs" not in found["runs"] and not runtime.cuda.graphs
+    with pytest.raises(InputError, match="CUDA graphs are of engines: onnxruntime runs on the CPU"):
+        open_session(Bundle.open(roots("fp32")), cuda_graphs=True)

@@ -18,7 +18,7 @@ from memvp_export.exporter.engines.profiles import make_profiles
 from memvp_export.exporter.engines.request import Request
 from memvp_export.exporter.errors import InputError
 from memvp_export.exporter.graphs.lowering import lower
-from memvp_export.exporter.inspection import inspect_path
+from memvp_export.exporter.inspection.path_report import inspect_path
 from memvp_export.exporter.parity import half
 from memvp_export.exporter.parity.check import check
 from memvp_export.exporter.parity.samples import read_cases

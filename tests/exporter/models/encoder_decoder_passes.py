@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from memvp_export.exporter.kv_cache import past_of
+from memvp_export.exporter.cache import past_of
 from memvp_export.exporter.models import memvp_encoder_decoder as shared
 from torch import Tensor
 

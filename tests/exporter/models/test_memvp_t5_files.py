@@ -12,7 +12,7 @@ from memvp_export.examples.random_t5 import PRESETS, write_source
 from memvp_export.exporter.errors import InputError
 from memvp_export.exporter.models import t5
 from memvp_export.exporter.models.family import Model, load
-from memvp_export.exporter.parity.samples import chosen_requests, needs_of
+from memvp_export.exporter.parity.sample_requests import chosen_requests, needs_of
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 

@@ -10,7 +10,8 @@ from memvp_export.exporter.label_matcher import LabelMatcher
 from memvp_export.exporter.parity.answering import fits, note_left_out
 from memvp_export.exporter.parity.report import Report
 from memvp_export.exporter.parity.thresholds import THRESHOLDS
-from memvp_export.exporter.pipeline import Pipeline, Settings
+from memvp_export.exporter.pipeline import Pipeline
+from memvp_export.exporter.settings import Settings
 
 REQUEST = Request("1", "")
 

@@ -230,15 +230,18 @@ def test_components_with_golden_evidence_are_not_called_graph_parity(reports: Ca
 
 
 def without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "memvp_export.exporter.parity.anew", None)
+    for name in ("parity.anew", "models.reference"):
+        monkeypatch.delitem(sys.modules, f"memvp_export.exporter.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
 
 
 def test_without_pytorch_the_golden_samples_are_compared_and_a_note_says_what_was_not_run(
     roots: Callable[..., Path], use: Callable[[FakeRuntime], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(FakeRuntime())
+    root = roots("fp32")
     without_torch(monkeypatch)
-    report = check(roots("fp32"), "tensorrt")
+    report = check(root, "tensorrt")
     assert report.passed and report.kinds == [GOLDEN]
     (note,) = (note for note in report.notes if "the ends of the engines' profiles were not run" in note)
     assert "torch is not installed" in note and "memvp-export[export]" in note
@@ -248,8 +251,8 @@ def test_without_pytorch_a_bundle_without_golden_samples_cannot_be_checked(
     roots: Callable[..., Path], use: Callable[[FakeRuntime], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     use(FakeRuntime())
-    without_torch(monkeypatch)
     root = Path(shutil.copytree(roots("fp32"), tmp_path / "bundle"))
+    without_torch(monkeypatch)
     with change(root) as (writer, manifest):
         writer.write_manifest({**manifest, "samples": None})
     with pytest.raises(MissingPackage, match="torch is not installed"):

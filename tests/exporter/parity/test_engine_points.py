@@ -6,10 +6,10 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from memvp_export.exporter.cache import is_present
 from memvp_export.exporter.engines.profiles import make_profiles
 from memvp_export.exporter.engines.session import TensorRTSession
 from memvp_export.exporter.export import _port
-from memvp_export.exporter.kv_cache import is_present
 from memvp_export.exporter.models.component import Component
 from memvp_export.exporter.models.family import components_of
 from memvp_export.exporter.models.reference import TorchReference

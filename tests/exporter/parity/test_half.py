@@ -10,7 +10,7 @@ import onnx_ir
 import pytest
 import torch
 from memvp_export.exporter.bundle import Bundle
-from memvp_export.exporter.graphs.trace import trace
+from memvp_export.exporter.graphs import trace as tracer
 from memvp_export.exporter.models.component import Component, Port
 from memvp_export.exporter.models.memory import visual_memory_ffn
 from memvp_export.exporter.parity.golden import Case
@@ -37,7 +37,7 @@ def component(activation: str) -> Component:
 @pytest.mark.parametrize("activation", ["gelu", "silu"])
 def test_a_function_is_run_in_the_types_of_its_call(tmp_path: Path, activation: str) -> None:
     part, path = component(activation), tmp_path / "encoder.onnx"
-    onnx_ir.save(trace(part, "fp16", 20), path)
+    onnx_ir.save(tracer.trace(part, "fp16", 20), path)
     path.with_suffix(".onnx.data").touch()
     manifest = {"components": {"encoder": {"inputs": [vars(port) for port in PORTS]}}}
     bundle = cast(Bundle, SimpleNamespace(manifest=manifest, graph=lambda name, precision: path))

@@ -20,7 +20,8 @@ from memvp_export.exporter.parity.page_demo import Accuracy, AnsweredQuestion, a
 from memvp_export.exporter.parity.page_plot import MOST_ROWS, plot_rows, relative_l2_plot
 from memvp_export.exporter.parity.page_summary import summarize, why_failed
 from memvp_export.exporter.parity.page_words import figure, percent
-from memvp_export.exporter.parity.report import AnswerResult, OutputResult, Report
+from memvp_export.exporter.parity.report import Report
+from memvp_export.exporter.parity.results import AnswerResult, OutputResult
 from memvp_export.exporter.parity.thresholds import THRESHOLDS
 from memvp_export.exporter.progress import Stage
 from PIL import Image

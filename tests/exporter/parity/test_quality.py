@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 from memvp_export.exporter.parity.metrics import Agreement
 from memvp_export.exporter.parity.quality import Quality, quality_of, shortfalls, summary, unsure
-from memvp_export.exporter.parity.report import GRAPH_ONLY, AnswerResult
+from memvp_export.exporter.parity.report import GRAPH_ONLY
+from memvp_export.exporter.parity.results import AnswerResult
 from memvp_export.exporter.parity.thresholds import THRESHOLDS, QualityLimit
 
 LIMIT = QualityLimit(kl=0.1, top1=0.9, tokens=0.8, points=5.0, image=0.1)

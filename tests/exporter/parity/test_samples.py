@@ -11,7 +11,8 @@ from memvp_export.exporter.bundle import Bundle, BundleWriter, change
 from memvp_export.exporter.errors import InputError
 from memvp_export.exporter.parity.check import check
 from memvp_export.exporter.parity.golden import Case, from_arrays, to_arrays
-from memvp_export.exporter.parity.samples import bundled_requests, read_cases, read_samples
+from memvp_export.exporter.parity.sample_requests import bundled_requests
+from memvp_export.exporter.parity.samples import read_cases, read_samples
 
 from .edits import rewrite
 
