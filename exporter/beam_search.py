@@ -95,9 +95,10 @@ def _goes_on(row: _Row, written: int, rules: TokenRules, settings: BeamSettings)
         return False
     farthest = settings.early_stopping == "never" and settings.length_penalty > 0
     length = rules.max_length - 1 if farthest else written
-    return bool(row.scores[0] / length**settings.length_penalty > row.ended[-1][0])
+    return float(row.scores[0]) / length**settings.length_penalty > row.ended[-1][0]
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Summed in float64, whose order then does not matter: the C++ runtime has the same scores."""
     shifted = logits.astype(np.float32) - logits.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return shifted - np.log(np.exp(shifted, dtype=np.float64).sum(-1, keepdims=True)).astype(np.float32)

@@ -65,9 +65,17 @@ def half(entry: dict[str, Any]) -> dict[str, Any]:
     return {**entry, "inputs": halved(entry["inputs"]), "outputs": halved(entry["outputs"])}
 
 
-def make(root: Path, decoder: dict[str, Any], vision: dict[str, Any] | None = None, precision: str = "fp32") -> Path:
-    """A bundle of memvp-llama with an engine of both components."""
-    entries = [vision or vision_entry(), decoder]
+def make(
+    root: Path,
+    decoder: dict[str, Any],
+    vision: dict[str, Any] | None = None,
+    precision: str = "fp32",
+    encoder: dict[str, Any] | None = None,
+    **changed: Any,
+) -> Path:
+    """A bundle of memvp-llama with an engine of both components, or with an encoder one of memvp-t5; changed is of its
+    manifest."""
+    entries = [vision or vision_entry(), *([encoder] if encoder else []), decoder]
     components = {
         entry["component"]: {
             **{key: entry[key] for key in ("inputs", "outputs")},
@@ -83,7 +91,7 @@ def make(root: Path, decoder: dict[str, Any], vision: dict[str, Any] | None = No
             writer.record(name)
         writer.write_manifest(
             {
-                "family": "memvp-llama",
+                "family": "memvp-t5" if encoder else "memvp-llama",
                 "task": "vqa",
                 "precision": precision,
                 "options": {},
@@ -106,6 +114,7 @@ def make(root: Path, decoder: dict[str, Any], vision: dict[str, Any] | None = No
                 "engines": [],
                 "samples": None,
                 "sources": [],
+                **changed,
             }
         )
     enter(root, *(whole_entry(entry, precision) for entry in entries))

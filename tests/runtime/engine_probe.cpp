@@ -39,6 +39,8 @@ Settings settingsOf(Json const& asked)
     Settings settings;
     settings.maxNewTokens = asked.at("max_new_tokens").integer();
     settings.batch = asked.at("batch").integer();
+    auto const* const beams = asked.find("beams");
+    settings.beams = beams ? beams->integer() : 1;
     return settings;
 }
 
@@ -63,7 +65,11 @@ Actions const kACTIONS{
             gModel.emplace(Model::open(asked.at("root").string(), options));
             return textJson(gModel->engines());
         }},
-    {"settings", [](Json const&) { return std::to_string(gModel->settings().maxNewTokens); }},
+    {"settings",
+        [](Json const&) {
+            auto const settings = gModel->settings();
+            return listText({settings.maxNewTokens, settings.beams});
+        }},
     {"see",
         [](Json const& asked) {
             std::vector<Image> images;
@@ -77,6 +83,26 @@ Actions const kACTIONS{
                 names.push_back(name);
             }
             auto const seen = laneOf(asked).see(images);
+            for (std::size_t index = 0; index < seen.size(); ++index)
+            {
+                gSeen[names[index]] = seen[index];
+            }
+            return std::to_string(seen.size());
+        }},
+    {"see features",
+        [](Json const& asked) {
+            std::vector<Features> shown;
+            std::vector<std::string> bytes;
+            std::vector<std::string> names;
+            bytes.reserve(asked.at("features").members().size());
+            for (auto const& [name, given] : asked.at("features").members())
+            {
+                bytes.push_back(readFile(given.at("file").string()));
+                auto const* const values = reinterpret_cast<float const*>(bytes.back().data());
+                shown.push_back({values, given.at("rows").integer(), given.at("width").integer()});
+                names.push_back(name);
+            }
+            auto const seen = laneOf(asked).see(shown);
             for (std::size_t index = 0; index < seen.size(); ++index)
             {
                 gSeen[names[index]] = seen[index];
@@ -126,6 +152,33 @@ Actions const kACTIONS{
                 }
                 words.push_back("[" + std::to_string(each.index) + ", " + textJson(each.label) + ", ["
                     + joined(logits) + "], " + (each.truncated ? "true" : "false") + "]");
+            }
+            return "[" + joined(words) + "]";
+        }},
+    {"match",
+        [](Json const& asked) {
+            std::vector<std::string> kept;
+            std::vector<Image> images;
+            for (auto const& pair : pairsOf(asked.at("pairs"), kept))
+            {
+                images.insert(images.end(), pair.images.begin(), pair.images.end());
+            }
+            std::vector<std::vector<std::int64_t>> texts;
+            for (auto const& text : asked.at("texts").array())
+            {
+                texts.push_back(numbersOf(text));
+            }
+            auto& lane = laneOf(asked);
+            std::vector<std::string> words;
+            for (auto const& each : lane.match(images, lane.read(texts), asked.at("batch").integer()))
+            {
+                std::vector<std::string> numbers;
+                for (auto const share : shares(each.logits))
+                {
+                    numbers.push_back(realText(share));
+                }
+                words.push_back("[" + std::to_string(each.index) + ", [" + joined(numbers) + "], "
+                    + (each.truncated ? "true" : "false") + "]");
             }
             return "[" + joined(words) + "]";
         }},

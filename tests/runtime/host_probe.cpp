@@ -5,7 +5,9 @@
 #include "elf.h"
 #include "memvp/bundle.h"
 #include "memvp/classify.h"
+#include "memvp/encoder_decoder.h"
 #include "memvp/errors.h"
+#include "memvp/features.h"
 #include "memvp/generate.h"
 #include "memvp/image.h"
 #include "plugin_info.h"
@@ -13,6 +15,9 @@
 #include "probe.h"
 #include "sha256.h"
 #include "sha256_blocks.h"
+
+#include <algorithm>
+#include <type_traits>
 
 namespace
 {
@@ -80,6 +85,13 @@ std::vector<std::vector<std::int64_t>> rowsOf(Json const& lists)
     return rows;
 }
 
+Settings settingsOf(Json const& asked)
+{
+    auto const* const beams = asked.find("beams");
+    return {asked.at("max_new_tokens").integer(), asked.at("batch").integer(), !beams || beams->integer() == 1,
+        beams ? beams->integer() : 1};
+}
+
 std::string answersJson(std::vector<Answer> const& answers, std::string const& logits)
 {
     std::vector<std::string> words;
@@ -133,6 +145,15 @@ Actions const kACTIONS{
             writeFile(asked.at("pixels").string(), made.pixels(image));
             writeFile(asked.at("mask").string(), made.mask(image));
             return listText({made.height(), made.width()});
+        }},
+    {"pooled",
+        [](Json const& asked) {
+            auto const bytes = readFile(asked.at("features").string());
+            auto const* const values = reinterpret_cast<float const*>(bytes.data());
+            FeaturePooling const made(asked.at("spec"));
+            writeFile(asked.at("pooled").string(),
+                made.pooled({values, asked.at("rows").integer(), asked.at("width").integer()}));
+            return listText({made.rows(), made.width()});
         }},
     {"check preprocessing",
         [](Json const& asked) {
@@ -224,10 +245,35 @@ Actions const kACTIONS{
     {"generate",
         [](Json const& asked) {
             auto const limits = decoderLimits(asked.at("manifest"), asked.at("entry"));
-            Settings const settings{asked.at("max_new_tokens").integer(), asked.at("batch").integer(), true};
+            auto const settings = settingsOf(asked);
             batchSize(settings, limits);
             ClosedForm decoder(asked.at("entry"), numbersOf(asked.at("visual")));
             auto const answers = generate(decoder, rowsOf(asked.at("prompts")), settings, limits);
+            return "[" + answersJson(answers, asked.at("logits").string()) + ", " + decoder.calls() + "]";
+        }},
+    {"write",
+        [](Json const& asked) {
+            auto const limits
+                = encoderDecoderLimits(asked.at("manifest"), asked.at("encoder"), asked.at("decoder"));
+            auto const settings = settingsOf(asked);
+            auto const size = static_cast<std::size_t>(batchSize(settings, limits));
+            auto const texts = rowsOf(asked.at("texts"));
+            auto const visual = numbersOf(asked.at("visual"));
+            std::vector<Answer> answers;
+            ClosedForm decoder(asked.at("decoder"), {});
+            for (std::size_t begun = 0; begun < texts.size(); begun += size)
+            {
+                auto const end = std::min(begun + size, texts.size());
+                auto const part = [begun, end](auto const& all) {
+                    return std::decay_t<decltype(all)>(all.begin() + static_cast<std::ptrdiff_t>(begun),
+                        all.begin() + static_cast<std::ptrdiff_t>(end));
+                };
+                ClosedFormEncoder encoder(decoder, part(visual));
+                for (auto& answer : generate(encoder, decoder, part(texts), settings, limits))
+                {
+                    answers.push_back(std::move(answer));
+                }
+            }
             return "[" + answersJson(answers, asked.at("logits").string()) + ", " + decoder.calls() + "]";
         }},
     {"column logits",

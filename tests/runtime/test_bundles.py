@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from memvp_export.exporter.bundle import MANIFEST, Bundle, new_bundle
 from memvp_export.exporter.errors import ToolError
 
 from ..exporter.test_bundle import CONTENT as PLAIN_CONTENT
+from . import closed_form, engine_bundle
 from .conftest import Refused
 
 Host = Callable[..., Any]
@@ -121,6 +122,32 @@ def test_bundles_open_or_are_refused_as_in_python(
     except Refused as refused:
         found = (refused.kind, str(refused))
     assert found == expected
+
+
+@pytest.mark.parametrize("length", [-1, 1 << 31, 10**30])
+def test_lengths_that_no_tensor_has(host: Host, tmp_path: Path, length: int) -> None:
+    """Python counts as far as it likes; here what is allocated and looked up is computed from them."""
+    made = engine_bundle.make(tmp_path / "made", closed_form.entry("delta"))
+
+    def edits() -> Iterator[tuple[str, Callable[[dict[str, Any]], object]]]:
+        yield "components.vision.inputs[0].dims[1]", lambda m: m["components"]["vision"]["inputs"][0]["dims"]
+        yield "engines[1].outputs[0].dims[1]", lambda m: m["engines"][1]["outputs"][0]["dims"]
+        shapes = "engines[1].profiles[0].shapes.input_ids"
+        yield f"{shapes}.max[1]", lambda m: m["engines"][1]["profiles"][0]["shapes"]["input_ids"]["max"]
+
+    for number, (where, numbers) in enumerate(edits()):
+        root = Path(shutil.copytree(made, tmp_path / str(number)))
+        signed(lambda m, numbers=numbers: numbers(m).__setitem__(1, length))(root)  # type: ignore[misc]
+        with pytest.raises(Refused) as refused:
+            host("open", root=root, verify=False)
+        wrong = f"{where} is not what it should be in its manifest.json. Export the bundle again."
+        assert str(refused.value) == f"{root} is edited: {wrong}"
+
+
+def test_a_name_that_no_system_takes(host: Host) -> None:
+    with pytest.raises(Refused, match="cannot be looked at: File name too long") as refused:
+        host("open", root="/long" * 1000, verify=False)
+    assert refused.value.kind == "EnvironmentLack"
 
 
 def test_the_cases_end_in_many_ways(made: Path, tmp_path: Path) -> None:

@@ -22,7 +22,16 @@ from .conftest import Refused
 
 Host = Callable[..., Any]
 LABELS = ["yes", "no", "zwölf", "red"]
-TOKENIZER = {"type": "wordpiece", "file": "vocab.txt", "maximum": 7, "pad": 0, "sep": 3, "cls": 2, "prefix": ""}
+TOKENIZER = {
+    "type": "wordpiece",
+    "file": "vocab.txt",
+    "maximum": 7,
+    "pieces": 10,
+    "pad": 0,
+    "sep": 3,
+    "cls": 2,
+    "prefix": "",
+}
 SPEC = images.pixelbert_preprocessing(64, 64, 64, 32)
 TEXTS = ["2 5 6 3", "2 3", "2 9 8 7 6 5 4 3", "2 9 8 7 6 5 3"]
 SIZES = [(40, 60), (60, 33), (64, 64), (20, 90)]
@@ -58,7 +67,7 @@ def manifest(labels: list[str] | None) -> dict[str, Any]:
 
 
 def compute(feed: Mapping[str, np.ndarray], classes: int) -> np.ndarray:
-    """What the fake model gives: see computeModel of fakes/fake_tensorrt.cpp."""
+    """What the fake model gives: see computeModel of fakes/fake_models.cpp."""
     columns = np.arange(feed["input_ids"].shape[1]) + 1
     sums = (feed["input_ids"] * feed["attention_mask"] * columns).sum(1)
     for name, array in feed.items():
@@ -117,6 +126,14 @@ def test_tensors_are_the_python_classifiers(
         assert (tmp_path / name).read_bytes() == array.tobytes(), name
 
 
+def test_a_model_that_takes_nothing(host: Host, tmp_path: Path) -> None:
+    made = entry()
+    for point in ("min", "max"):
+        made["profiles"][0]["shapes"]["input_ids"][point][0] = 0
+    with pytest.raises(Refused, match="the engine of model takes at most 0 of batch: build it again"):
+        host("classifier inputs", manifest=manifest(LABELS), entry=made, pairs=[], folder=tmp_path)
+
+
 def bundle(root: Path, made: dict[str, Any], labels: list[str] | None) -> Path:
     component = {"inputs": made["inputs"], "outputs": made["outputs"], "ranges": {}, "cache": None}
     with new_bundle(root) as writer:
@@ -160,6 +177,8 @@ def test_what_cannot_be_classified(engines: Host, pictures: list[dict[str, Any]]
         engines("classify", pairs=[pairs[0], {**pairs[1], "images": []}], batch=0)
     with pytest.raises(Refused, match="the text of pair 0 is empty"):
         engines("classify", pairs=[{**pairs[0], "ids": []}], batch=0)
+    with pytest.raises(Refused, match="token 10 is not one of the tokenizer's 10"):
+        engines("classify", pairs=[{**pairs[0], "ids": [2, 10, 3]}], batch=0)
     with pytest.raises(Refused, match="batch is 4; the model takes at most 3"):
         engines("classify", pairs=pairs, batch=4)
     with pytest.raises(ToolError) as expected:

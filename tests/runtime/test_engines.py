@@ -12,7 +12,8 @@ import pytest
 from memvp_export.exporter import images
 from memvp_export.exporter.data import Request
 from memvp_export.exporter.engines.shapes import built_ranges
-from memvp_export.exporter.pipeline import Pipeline, Settings
+from memvp_export.exporter.pipeline import Pipeline
+from memvp_export.exporter.settings import Settings
 from PIL import Image
 
 from . import closed_form, engine_bundle
@@ -72,7 +73,7 @@ def test_answers_are_the_python_pipelines(engines: Engines, tmp_path: Path, kind
     for new, batch in ((1, 0), (9, 0), (24, 3)):
         expected = answers_of_python(entry, asked, Settings(max_new_tokens=new, batch=batch or None))
         assert engines("answer", questions=asked, max_new_tokens=new, batch=batch) == expected
-    assert engines("settings") == 9
+    assert engines("settings") == [9, 1]
 
 
 def test_the_image_moves_the_answer(engines: Engines, tmp_path: Path) -> None:
@@ -193,10 +194,12 @@ def test_tensors_through_one_component(engines: Engines, tmp_path: Path) -> None
     assert shapes == {name: ["float32", list(array.shape)] for name, array in expected.items()}
     for name, array in expected.items():
         np.testing.assert_array_equal(np.fromfile(tmp_path / name, np.float32).reshape(array.shape), array)
-    assert list(engines("run", outputs=["logits"], **asked)) == ["logits"]
+    assert list(engines("run", outputs=["logits", "logits"], **asked)) == ["logits"]
+    np.testing.assert_array_equal(np.fromfile(tmp_path / "logits", np.float32), expected["logits"].ravel())
     wrong: list[tuple[dict[str, Any], list[str], str]] = [
         ({"dtype": "float32"}, [], "the input 'input_ids' is float32, the graph takes int64"),
         ({"shape": [2, 2]}, [], "the input 'input_ids' has 16 bytes, which are no int64 of the shape [2, 2]"),
+        ({"shape": [2**61 + 2]}, [], "the input 'input_ids' has 16 bytes, which are no int64 of the shape [230584300"),
         ({}, ["logit"], "decoder has no output 'logit'; it gives logits, present.0.key"),
         (
             {"shape": [1, 2]},
@@ -249,8 +252,12 @@ def test_an_engine_that_does_not_load_or_run_says_tensorrts_reason(engines: Engi
     assert str(refused.value) == f"tensorrt 10.13.3.9 {expected}" and refused.value.kind == "EnvironmentLack"
     engine_bundle.enter(root, engine_bundle.whole_entry({**closed_form.entry("delta"), "fails": True}, number=2))
     opened(engines, root)
+    asked = {"questions": [{"ids": [5, 4]}], "max_new_tokens": 5, "batch": 0}
     with pytest.raises(Refused, match=r"the engine of decoder cannot be run on these inputs\. the tactic was lost"):
-        engines("answer", questions=[{"ids": [5, 4]}], max_new_tokens=5, batch=0)
+        engines("answer", **asked)
+    # What was said of one call is no reason of the next.
+    with pytest.raises(Refused, match=r"the engine of decoder cannot be run on these inputs\.$"):
+        engines("answer", **asked)
 
 
 HERE: dict[str, tuple[dict[str, str], dict[str, Any], str]] = {
@@ -311,7 +318,7 @@ def test_a_family_that_is_not_answered_for(engines: Engines, tmp_path: Path) -> 
     from .test_bundles import signed
 
     root = engine_bundle.make(tmp_path / "b", closed_form.entry("delta"))
-    signed(lambda manifest: manifest.update(family="memvp-bart"))(root)
+    signed(lambda manifest: manifest.update(family="apt-stable-diffusion"))(root)
     opened(engines, root)
-    with pytest.raises(Refused, match="of the family memvp-bart: this version answers for memvp-llama"):
+    with pytest.raises(Refused, match="of the family apt-stable-diffusion: this version writes for memvp-llama"):
         engines("answer", questions=[{"ids": [5]}], max_new_tokens=1, batch=0)

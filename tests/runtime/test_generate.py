@@ -10,7 +10,8 @@ from memvp_export.exporter.data import Request
 from memvp_export.exporter.engines.shapes import built_ranges
 from memvp_export.exporter.errors import ToolError
 from memvp_export.exporter.images import memvp_preprocessing
-from memvp_export.exporter.pipeline import Pipeline, Settings
+from memvp_export.exporter.pipeline import Pipeline
+from memvp_export.exporter.settings import Settings
 
 from . import closed_form
 from .conftest import Refused
@@ -149,6 +150,16 @@ def test_prompts_that_cannot_be_run(host: Host, tmp_path: Path, prompts: list[li
     entry = closed_form.entry("delta")
     with pytest.raises(Refused, match=message):
         generated(host, entry, tmp_path, prompts, 1)
+
+
+@pytest.mark.parametrize(("axis", "name"), [(0, "batch"), (1, "sequence")])
+def test_an_engine_that_takes_nothing(host: Host, tmp_path: Path, axis: int, name: str) -> None:
+    entry = closed_form.entry("delta")
+    for profile in entry["profiles"]:
+        for point in ("min", "max"):
+            profile["shapes"]["input_ids"][point][axis] = 0
+    with pytest.raises(Refused, match=f"the engine of decoder takes at most 0 of {name}: build it again"):
+        generated(host, entry, tmp_path, [[1]], 1)
 
 
 def test_logits_of_ids_that_there_are_not(host: Host, tmp_path: Path) -> None:

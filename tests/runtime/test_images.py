@@ -80,8 +80,10 @@ def test_statistics_of_any_kind_are_rounded_once(host: Host, tmp_path: Path) -> 
     assert found.tobytes() == images.preprocess(Image.fromarray(pixels), spec).tobytes()
 
 
-def test_a_line_of_pixels_cannot_be_cropped(host: Host, tmp_path: Path) -> None:
-    spec, pixels = images.clip_preprocessing(1024), picture(1, 70_000)
+@pytest.mark.parametrize(("side", "long"), [(1024, 70_000), (8192, 1 << 19)])
+def test_a_line_of_pixels_cannot_be_cropped(host: Host, tmp_path: Path, side: int, long: int) -> None:
+    """The longer one would become 2^32 pixels, which is 0 to an int."""
+    spec, pixels = images.clip_preprocessing(side), picture(1, long)
     with pytest.raises(ToolError) as expected:
         images.preprocess(Image.fromarray(pixels), spec)
     with pytest.raises(Refused) as found:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from memvp_export.exporter.errors import ToolError
-from memvp_export.exporter.pipeline import Settings
+from memvp_export.exporter.settings import Settings
 from memvp_export.plugins.headers import find_headers
 from memvp_export.plugins.loader import cache_folder
 from PIL import Image

@@ -161,6 +161,24 @@ def test_a_library_is_found_where_python_finds_it(engine_program: Path, library:
     assert missing.startswith(f"tensorrt 10.13.3.9 cannot load the plugin: {built} has no creator of VisualMemoryFFN.")
 
 
+def test_nothing_is_looked_for_where_the_process_stands(engine_program: Path, library: Path, tmp_path: Path) -> None:
+    """A service may have no home, and anybody's folder before it."""
+    root = bundle_with(tmp_path / "b", WANTED)
+    built = tmp_path / ".cache/memvp-export/plugins/libmemvp_plugins.so"
+    built.parent.mkdir(parents=True)
+    shutil.copyfile(library, built)
+    for variables, message in (({}, "and none is installed"), ({"HOME": str(tmp_path)}, "")):
+        probe = Probe(["/usr/bin/env", "-C", tmp_path, engine_program], variables)
+        try:
+            probe("open", root=root, trusted=False, device=0)
+            said = ""
+        except Refused as refused:
+            said = str(refused)
+        probe("close")
+        probe.close()
+        assert bool(said) == bool(message) and message in said
+
+
 def test_a_library_of_another_build_or_without_code_for_the_gpu(engine_program: Path, tmp_path: Path) -> None:
     other = compiled(tmp_path, "other.so", json.dumps({**SAID, "build_id": "ffff"}))
     elsewhere = compiled(tmp_path, "elsewhere.so", json.dumps({**SAID, "archs": ["80"]}))

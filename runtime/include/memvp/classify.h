@@ -50,7 +50,8 @@ public:
     }
 
     // What `model` takes for these: texts padded on the right to the longest, images with the mask of what they fill
-    // where it takes one. Throws InputError for a pair without text or with another number of images.
+    // where it takes one. Throws InputError for a pair without text, with another number of images, or with ids that
+    // the tokenizer lacks.
     Tensors inputs(std::vector<Pair> const& pairs) const;
 
     // What its output [B, classes], float32, says of them. Throws VerdictError where a value is not finite.
@@ -65,8 +66,8 @@ private:
     std::vector<std::string> mLabels;
     std::int64_t mMaxBatch = 1;
     std::size_t mLongest = 1;
+    std::int64_t mPieces = 0;
     std::int64_t mPad = 0;
-    std::int64_t mSep = 0;
 };
 
 } // namespace memvp

@@ -9,15 +9,18 @@
 namespace memvp
 {
 
-// How answers are generated; each next token is the most probable one.
+// How answers are generated.
 struct Settings
 {
     // At least 1. It ends earlier where every row has had its end-of-sentence token.
     std::int64_t maxNewTokens = 1;
     // Questions that are run together; 0: as many as the engine takes, at most 8.
     std::int64_t batch = 0;
-    // Keep the logits of every new token.
+    // Keep the logits of every new token. Not with beams.
     bool keepLogits = false;
+    // 1: each next token is the most probable one. More: the most probable answer that so many beams find, of models
+    // that write after an encoder.
+    std::int64_t beams = 1;
 };
 
 struct Answer
@@ -42,7 +45,7 @@ struct DecoderCall
     std::vector<std::int64_t> attentionMask;
     // [B,T]; padding counts, since only distances matter
     std::vector<std::int64_t> positionIds;
-    // [B,K], columns of this call
+    // [B,K], columns of this call. A decoder behind an encoder takes none of these three, and gives logits of all.
     std::vector<std::int64_t> logitsPositions;
     // Whether the columns must be held for a later call.
     bool keep;
@@ -59,6 +62,9 @@ public:
 
     // Logits [B,K,V].
     virtual std::vector<float> run(DecoderCall const& call) = 0;
+
+    // Let each row go on from what the row that `rows` [B] names for it has held.
+    virtual void reorder(std::vector<std::int64_t> const& rows) = 0;
 };
 
 // What a decoder and its tokenizer take and give.
@@ -91,8 +97,8 @@ std::int64_t batchSize(Settings const& settings, DecoderLimits const& limits);
 std::vector<Answer> generate(Decoder& decoder, std::vector<std::vector<std::int64_t>> const& prompts,
     Settings const& settings, DecoderLimits const& limits);
 
-// Logits [B,K,V] at the columns `positions` [B,K] of whole rows, padded on the left to the longest one. Throws InputError
-// for ids that the tokenizer lacks, and for columns that there are not.
+// Logits [B,K,V] at the columns `positions` [B,K] of whole rows, padded on the left to the longest one. Throws
+// InputError for ids that the tokenizer lacks, and for columns that there are not.
 std::vector<float> columnLogits(Decoder& decoder, std::vector<std::vector<std::int64_t>> const& rows,
     std::vector<std::int64_t> const& positions, DecoderLimits const& limits);
 

@@ -44,7 +44,8 @@ public:
     // pixels, or one too long to be cropped.
     std::vector<float> pixels(Image const& image) const;
 
-    // Where `pixels` puts the picture: [height, width], 1 inside it and 0 in the padding.
+    // Where `pixels` puts the picture: [height, width], 1 inside it and 0 in the padding. Throws InputError for a
+    // picture without pixels.
     std::vector<std::int64_t> mask(Image const& image) const;
 
 private:
@@ -54,10 +55,11 @@ private:
         kCENTER_CROP,
         kPIXELBERT
     };
+    // A line of pixels is scaled to more than an int holds.
     struct Size
     {
-        int height;
-        int width;
+        std::int64_t height;
+        std::int64_t width;
     };
 
     Size resizedSize(Image const& image) const;

@@ -3,9 +3,12 @@
 
 #include "memvp/bundle.h"
 #include "memvp/classify.h"
+#include "memvp/encoder_decoder.h"
 #include "memvp/errors.h"
+#include "memvp/features.h"
 #include "memvp/generate.h"
 #include "memvp/image.h"
+#include "memvp/match.h"
 #include "memvp/tensor.h"
 
 #include <cstdint>
@@ -35,8 +38,9 @@ struct ModelOptions
 class SeenImage;
 using Seen = std::shared_ptr<SeenImage const>;
 
-// The prompt as token ids, with its beginning-of-sentence token where the model has one, and what it is about; without
-// an image (null) the model answers from its static tables.
+// The prompt or text as token ids, with its beginning-of-sentence token where the model has one (and its prefix and
+// end-of-sentence token where it reads with an encoder), and what it is about; without an image (null) the model
+// answers from its static tables.
 struct Question
 {
     std::vector<std::int64_t> ids;
@@ -57,7 +61,7 @@ public:
     Lane lane() const;
 
     Bundle const& bundle() const noexcept;
-    // What the model generates by default: the manifest's number of new tokens.
+    // What the model generates by default: the manifest's number of new tokens, and of beams.
     Settings settings() const;
     // Target, lowering and file of the engine of each component, in words.
     std::string engines() const;
@@ -71,7 +75,8 @@ private:
 };
 
 // One line of work on the GPU. One thread at a time may use it: a second one waits. It keeps its model's engines alive,
-// and gives its memory back when it ends.
+// and gives its memory back when it ends. Every call, as opening a model, leaves the model's GPU as the thread's
+// current one (cudaSetDevice). A lane that was moved from can be assigned to, or ended, and nothing else.
 class Lane
 {
 public:
@@ -84,19 +89,28 @@ public:
     std::vector<Seen> see(std::vector<Image> const& images);
     Seen see(Image const& image);
 
-    // Answers in the order of the questions, several of which run together. Throws InputError for prompts and settings
-    // that cannot be run, VerdictError where the model gives values that are not finite, EnvironmentLack where the GPU
-    // has too little memory.
+    // The same for models that take features of images, which another program made.
+    std::vector<Seen> see(std::vector<Features> const& features);
+    Seen see(Features const& features);
+
+    // Answers in the order of the questions, several of which run together; for memvp-llama, memvp-bart and memvp-t5.
+    // Throws InputError for prompts and settings that cannot be run, VerdictError where the model gives values that are
+    // not finite, EnvironmentLack where the GPU has too little memory.
     std::vector<Answer> answer(std::vector<Question> const& questions, Settings const& settings);
     Answer answer(Question const& question, Settings const& settings);
 
     // Logits [B,K,V], float32, at the columns `positions` [B,K] of whole prompts, which run as one batch, padded on the
-    // left to the longest.
+    // left to the longest; for memvp-llama.
     std::vector<float> logits(std::vector<Question> const& questions, std::vector<std::int64_t> const& positions);
 
     // Classes of pairs of a text and images, or their scores, in the pairs' order; batch pairs run together, 0: as many
     // as the engine takes, at most 8. For families that answer in one pass; it throws as `answer` does.
     std::vector<Class> classify(std::vector<Pair> const& pairs, std::int64_t batch = 0);
+
+    // Labels by the ids of their texts, each within the template that the manifest's `similarity` names or another one,
+    // and the nearest label of each image, in their order; batch as above. For apt-clip; they throw as `answer` does.
+    Labels read(std::vector<std::vector<std::int64_t>> const& texts);
+    std::vector<Class> match(std::vector<Image> const& images, Labels const& labels, std::int64_t batch = 0);
 
     // One component of any family on tensors by name; all outputs, or those named. Throws InputError for wrong names,
     // shapes or dtypes.

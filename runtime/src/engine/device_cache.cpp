@@ -60,6 +60,36 @@ void DeviceCache::keep(std::int64_t columns)
     mPlan.grow(columns);
 }
 
+void DeviceCache::reorder(std::vector<std::int64_t> const& rows)
+{
+    bool moved = false;
+    for (std::size_t row = 0; row < rows.size(); ++row)
+    {
+        moved = moved || rows[row] != static_cast<std::int64_t>(row);
+    }
+    for (std::size_t index = 0; moved && index < mBuffers.size(); ++index)
+    {
+        auto& buffers = mBuffers[index];
+        auto const size = bytesOf(mPlan.pastShape(mPlan.ports()[index]), mSizes[index]);
+        auto const row = size / rows.size();
+        auto* const joined = static_cast<char*>(buffers.joined.reserve(size, true));
+        auto const* const past = static_cast<char const*>(buffers.past.get());
+        std::size_t count = 1;
+        for (std::size_t begun = 0; begun < rows.size(); begun += count)
+        {
+            // Rows that stay side by side are one copy.
+            count = 1;
+            while (begun + count < rows.size() && rows[begun + count] == rows[begun + count - 1] + 1)
+            {
+                ++count;
+            }
+            mWorkspace.stream.copy(
+                joined + begun * row, past + static_cast<std::size_t>(rows[begun]) * row, count * row);
+        }
+        std::swap(buffers.past, buffers.joined);
+    }
+}
+
 // Rows are what lies before the axis that grows, such as [B, heads]: each gets its past, then its new columns.
 void DeviceCache::append(CachePlan::Ports const& ports, Buffers& buffers, std::int64_t columns)
 {

@@ -5,6 +5,7 @@
 #include "cuda.h"
 #include "execution.h"
 
+#include <cstdint>
 #include <map>
 #include <string>
 #include <vector>
@@ -40,13 +41,16 @@ public:
     // Hold the columns of a call that was put on the stream.
     void keep(std::int64_t columns);
 
+    // Let each row of the batch go on from what the row that `rows` [B] names for it has held.
+    void reorder(std::vector<std::int64_t> const& rows);
+
 private:
     struct Buffers
     {
         DeviceBuffer past;
         // Where a call writes: the whole cache, or the new columns.
         DeviceBuffer present;
-        // Where past and new columns are joined.
+        // Where past and new columns are joined, and rows put in another order: a copy must not write what it reads.
         DeviceBuffer joined;
     };
 

@@ -26,10 +26,9 @@ DeviceDecoder::DeviceDecoder(std::shared_ptr<Engine const> engine, Workspace& wo
     }
 }
 
-void DeviceDecoder::setVisual(Shape shape, void const* memory)
+void DeviceDecoder::setConstant(std::map<std::string, Bound> inputs)
 {
-    // TensorRT's bindings are of inputs and outputs alike.
-    mVisual = {std::move(shape), const_cast<void*>(memory)};
+    mConstant = std::move(inputs);
 }
 
 void DeviceDecoder::begin(std::int64_t batch)
@@ -42,23 +41,13 @@ std::vector<float> DeviceDecoder::run(DecoderCall const& call)
     auto const asked = static_cast<std::int64_t>(call.logitsPositions.size()) / call.batch;
     std::vector<float> logits;
     withMemory("decoder", static_cast<std::size_t>(call.batch), [&] {
-        std::map<std::string, Bound> inputs{{"visual_memory", mVisual}};
-        std::size_t number = 0;
-        // Narrowed numbers must stay until they are copied.
-        std::array<std::vector<std::int32_t>, 4> narrow;
+        auto inputs = mConstant;
         auto const put = [&](char const* name, std::int64_t columns, std::vector<std::int64_t> const& values) {
-            auto const& port = mExecution.engine().port(name, true);
-            void const* host = values.data();
-            if (port.dtype == "int32")
+            if (!values.empty())
             {
-                // Ids, positions and masks are far below what 32 bits hold.
-                narrow[number].assign(values.begin(), values.end());
-                host = narrow[number].data();
+                auto const& port = mExecution.engine().port(name, true);
+                inputs[name] = mIds[name].put(mWorkspace, port, {call.batch, columns}, values);
             }
-            auto const size = values.size() * port.size;
-            auto* const place = mInputs[number++].reserve(size, true);
-            mWorkspace.stream.upload(place, host, size);
-            inputs[name] = {{call.batch, columns}, place};
         };
         put("input_ids", call.columns, call.inputIds);
         put("attention_mask", call.past + call.columns, call.attentionMask);
@@ -79,6 +68,11 @@ std::vector<float> DeviceDecoder::run(DecoderCall const& call)
         mWorkspace.stream.synchronize();
     });
     return logits;
+}
+
+void DeviceDecoder::reorder(std::vector<std::int64_t> const& rows)
+{
+    withMemory("decoder", rows.size(), [&] { mCache.reorder(rows); });
 }
 
 } // namespace memvp

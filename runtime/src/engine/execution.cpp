@@ -50,6 +50,7 @@ Execution::Execution(std::shared_ptr<Engine const> engine, Workspace& workspace)
 
 void Execution::begin(std::map<std::string, Bound> const& inputs, std::vector<std::int64_t> const& positions)
 {
+    forgetTensorrtSaid();
     auto const& entry = mEngine->entry();
     Shapes shapes;
     for (auto const& [name, bound] : inputs)

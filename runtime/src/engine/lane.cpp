@@ -1,5 +1,6 @@
-#include "cache_plan.h"
 #include "device_decoder.h"
+#include "device_encoder.h"
+#include "host_execution.h"
 #include "memvp/runtime.h"
 #include "model_state.h"
 #include "seen_image.h"
@@ -17,6 +18,9 @@ namespace
 {
 
 char const* const kMODEL = "model";
+char const* const kIMAGE = "image_encoder";
+char const* const kTEXT = "text_encoder";
+char const* const kVISUAL_MEMORY = "visual_memory";
 constexpr std::int64_t kUSUAL_BATCH = 8;
 
 } // namespace
@@ -45,6 +49,12 @@ public:
         cudaStreamSynchronize(mWorkspace->stream.get());
     }
 
+    std::vector<Seen> see(std::vector<Features> const& features)
+    {
+        auto const lock = begin();
+        return seen(features);
+    }
+
     std::vector<Seen> see(std::vector<Image> const& images)
     {
         auto const lock = begin();
@@ -59,15 +69,17 @@ public:
     std::vector<Answer> answer(std::vector<Question> const& questions, Settings const& settings)
     {
         auto const lock = begin();
-        auto const& limits = decoderLimitsHere();
-        auto const size = static_cast<std::size_t>(batchSize(settings, limits));
+        bool const behind = writesAfterEncoder(mModel->bundle.manifest());
+        auto const size = static_cast<std::size_t>(
+            behind ? batchSize(settings, writingLimitsHere()) : batchSize(settings, decoderLimitsHere()));
         std::vector<Answer> answers;
         for (std::size_t begun = 0; begun < questions.size(); begun += size)
         {
             auto const count = std::min(size, questions.size() - begun);
             auto const first = questions.begin() + static_cast<std::ptrdiff_t>(begun);
             std::vector<Question> const some(first, first + static_cast<std::ptrdiff_t>(count));
-            auto made = generate(decoderFor(some), prompts(some), settings, limits);
+            auto made = behind ? generate(encoderFor(some), decoderHere(), prompts(some), settings, writingLimitsHere())
+                               : generate(decoderFor(some), prompts(some), settings, decoderLimitsHere());
             std::move(made.begin(), made.end(), std::back_inserter(answers));
         }
         return answers;
@@ -87,13 +99,7 @@ public:
             auto const& manifest = mModel->bundle.manifest();
             mClassifier.emplace(manifest, mModel->engine(kMODEL)->entry());
         }
-        auto const most = mClassifier->maxBatch();
-        if (batch > most || batch < 0)
-        {
-            throw InputError("batch is " + std::to_string(batch) + "; "
-                + (batch < 0 ? "it must be at least 1." : "the model takes at most " + std::to_string(most) + "."));
-        }
-        auto const size = static_cast<std::size_t>(batch ? batch : std::min(kUSUAL_BATCH, most));
+        auto const size = rowsAtOnce(batch, mClassifier->maxBatch());
         std::vector<Class> found;
         for (std::size_t begun = 0; begun < pairs.size(); begun += size)
         {
@@ -102,6 +108,39 @@ public:
             std::vector<Pair> const some(first, first + count);
             auto const& output = mClassifier->output();
             auto made = mClassifier->classes(some, compute(kMODEL, mClassifier->inputs(some), {output}).at(output));
+            std::move(made.begin(), made.end(), std::back_inserter(found));
+        }
+        return found;
+    }
+
+    Labels read(std::vector<std::vector<std::int64_t>> const& texts)
+    {
+        auto const lock = begin();
+        auto const& matcher = matcherHere();
+        auto const size = static_cast<std::size_t>(matcher.maxTexts());
+        Labels labels;
+        for (std::size_t begun = 0; begun < texts.size(); begun += size)
+        {
+            auto const first = texts.begin() + static_cast<std::ptrdiff_t>(begun);
+            auto const count = static_cast<std::ptrdiff_t>(std::min(size, texts.size() - begun));
+            std::vector<std::vector<std::int64_t>> const some(first, first + count);
+            matcher.add(labels, some, compute(kTEXT, matcher.texts(some), {"text_embeds"}).at("text_embeds"));
+        }
+        return labels;
+    }
+
+    std::vector<Class> match(std::vector<Image> const& images, Labels const& labels, std::int64_t batch)
+    {
+        auto const lock = begin();
+        auto const& matcher = matcherHere();
+        auto const size = rowsAtOnce(batch, matcher.maxImages());
+        std::vector<Class> found;
+        for (std::size_t begun = 0; begun < images.size(); begun += size)
+        {
+            auto const first = images.begin() + static_cast<std::ptrdiff_t>(begun);
+            auto const count = static_cast<std::ptrdiff_t>(std::min(size, images.size() - begun));
+            auto const points = compute(kIMAGE, matcher.images({first, first + count}), {"image_embeds"});
+            auto made = matcher.nearest(points.at("image_embeds"), labels);
             std::move(made.begin(), made.end(), std::back_inserter(found));
         }
         return found;
@@ -117,88 +156,29 @@ private:
     // See Lane::run; the lane is held already.
     Tensors compute(std::string const& component, Tensors const& inputs, std::vector<std::string> const& outputs)
     {
-        auto const engine = mModel->engine(component);
-        auto& execution = mExecutions.try_emplace(component, engine, *mWorkspace).first->second;
-        std::size_t rows = 1;
-        std::map<std::string, Bound> bound;
-        std::vector<std::int64_t> positions;
-        for (auto const& [name, tensor] : inputs)
-        {
-            checkTensor(name, tensor, engine->port(name, true));
-            rows = std::max(rows, tensor.shape.empty() ? 1 : static_cast<std::size_t>(tensor.shape[0]));
-            if (name == "position_ids" && tensor.dtype == "int64")
-            {
-                positions.resize(tensor.bytes.size() / sizeof(std::int64_t));
-                std::copy(tensor.bytes.begin(), tensor.bytes.end(), reinterpret_cast<unsigned char*>(positions.data()));
-            }
-        }
-        std::vector<std::string> wanted = outputs;
-        for (auto const& name : outputs)
-        {
-            engine->port(name, false);
-        }
-        for (auto const& port : engine->entry().at("outputs").array())
-        {
-            if (outputs.empty())
-            {
-                wanted.push_back(port.at("name").string());
-            }
-        }
-        Tensors found;
-        withMemory(component, rows, [&] {
-            auto& buffers = mBuffers[component];
-            for (auto const& [name, tensor] : inputs)
-            {
-                auto* const place = buffers[name].reserve(tensor.bytes.size(), true);
-                mWorkspace->stream.upload(place, tensor.bytes.data(), tensor.bytes.size());
-                bound[name] = {tensor.shape, place};
-            }
-            execution.begin(bound, positions);
-            bool const inPlace = isInPlace(engine->entry());
-            std::map<std::string, void*> places;
-            for (auto const& port : engine->entry().at("outputs").array())
-            {
-                auto const& name = port.at("name").string();
-                // A cache in place is written where it is read.
-                auto const past = bound.find(inPlace ? pastOf(name) : "");
-                auto*& place = places[name];
-                place = past != bound.end() ? past->second.address
-                                            : buffers[name].reserve(execution.bytesOf(name), true);
-                execution.bind(name, place);
-            }
-            execution.run();
-            for (auto const& name : wanted)
-            {
-                Tensor tensor{engine->port(name, false).dtype, execution.shapeOf(name), {}};
-                tensor.bytes.resize(execution.bytesOf(name));
-                auto& kept = found.emplace(name, std::move(tensor)).first->second;
-                mWorkspace->stream.download(kept.bytes.data(), places.at(name), kept.bytes.size());
-            }
-            mWorkspace->stream.synchronize();
-        });
-        return found;
+        return mExecutions.try_emplace(component, mModel->engine(component), *mWorkspace)
+            .first->second.run(inputs, outputs);
     }
 
-    static bool isInPlace(Json const& entry)
+    // Of a model that answers in one pass.
+    static std::size_t rowsAtOnce(std::int64_t batch, std::int64_t most)
     {
-        auto const& cache = entry.at("cache");
-        return !cache.isNull() && cache.at("kind").string() == "in_place";
+        if (batch > most || batch < 0)
+        {
+            throw InputError("batch is " + std::to_string(batch) + "; "
+                + (batch < 0 ? "it must be at least 1." : "the model takes at most " + std::to_string(most) + "."));
+        }
+        return static_cast<std::size_t>(batch ? batch : std::min(kUSUAL_BATCH, most));
     }
 
-    static void checkTensor(std::string const& name, Tensor const& tensor, Port const& port)
+    LabelMatcher const& matcherHere()
     {
-        auto const& shape = tensor.shape;
-        bool const whole = std::all_of(shape.begin(), shape.end(), [](auto length) { return length >= 0; })
-            && bytesOf(tensor.shape, port.size) == tensor.bytes.size();
-        if (tensor.dtype != port.dtype)
+        if (!mMatcher)
         {
-            throw InputError("the input " + reprOf(name) + " is " + tensor.dtype + ", the graph takes " + port.dtype);
+            auto const& manifest = mModel->bundle.manifest();
+            mMatcher.emplace(manifest, mModel->engine(kIMAGE)->entry(), mModel->engine(kTEXT)->entry());
         }
-        if (!whole)
-        {
-            throw InputError("the input " + reprOf(name) + " has " + std::to_string(tensor.bytes.size())
-                + " bytes, which are no " + tensor.dtype + " of the shape " + listText(tensor.shape));
-        }
+        return *mMatcher;
     }
 
     static std::vector<std::vector<std::int64_t>> prompts(std::vector<Question> const& questions)
@@ -211,7 +191,8 @@ private:
         return rows;
     }
 
-    // One call at a time; the device is the thread's own choice.
+    // One call at a time. The device stays the thread's: to go back to another would make a context there, in the
+    // memory of a GPU that the app may not use.
     std::unique_lock<std::mutex> begin()
     {
         std::unique_lock<std::mutex> lock(mMutex);
@@ -226,17 +207,36 @@ private:
             auto const& manifest = mModel->bundle.manifest();
             if (manifest.at("family").string() != "memvp-llama")
             {
-                throw InputError("the bundle is of the family " + manifest.at("family").string()
-                    + ": this version answers for memvp-llama, and runs components of others (Lane::run).");
+                auto const& family = manifest.at("family").string();
+                throw InputError("the bundle is of the family " + family
+                    + (writesAfterEncoder(manifest)
+                            ? ": logits are those of an answer's tokens there (Settings::keepLogits)."
+                            : ": this version writes for memvp-llama, memvp-bart and memvp-t5, and runs components of "
+                              "others (Lane::run)."));
             }
             mLimits = decoderLimits(manifest, mModel->engine("decoder")->entry());
         }
         return *mLimits;
     }
 
-    std::vector<Seen> seen(std::vector<Image const*> const& images)
+    EncoderDecoderLimits const& writingLimitsHere()
     {
-        decoderLimitsHere();
+        if (!mWritingLimits)
+        {
+            mWritingLimits = encoderDecoderLimits(mModel->bundle.manifest(), mModel->engine("encoder")->entry(),
+                mModel->engine("decoder")->entry());
+        }
+        return *mWritingLimits;
+    }
+
+    // Of pointers to images, or of features.
+    template <typename Shown>
+    std::vector<Seen> seen(Shown const& images)
+    {
+        if (!writesAfterEncoder(mModel->bundle.manifest()))
+        {
+            decoderLimitsHere();
+        }
         if (!mVision)
         {
             auto const& preprocessing = mModel->bundle.manifest().at("preprocessing");
@@ -255,15 +255,43 @@ private:
     DeviceDecoder& decoderFor(std::vector<Question> const& questions)
     {
         decoderLimitsHere();
-        auto const engine = mModel->engine("decoder");
+        if (std::any_of(questions.begin(), questions.end(), [](Question const& each) { return !each.seen; }))
+        {
+            requireNothingSeen();
+        }
+        decoderHere().setConstant({{kVISUAL_MEMORY, visualOf(decoderHere().engine(), questions)}});
+        return *mDecoder;
+    }
+
+    // The encoder with the visual memory of these questions, before the decoder.
+    DeviceEncoder& encoderFor(std::vector<Question> const& questions)
+    {
+        if (!mEncoder)
+        {
+            mEncoder.emplace(mModel->engine("encoder"), decoderHere(), *mWorkspace);
+        }
+        auto const encoder = mModel->engine("encoder");
+        bool const takes = encoder->ports().count(kVISUAL_MEMORY);
+        mEncoder->setVisual(visualOf(takes ? *encoder : decoderHere().engine(), questions));
+        return *mEncoder;
+    }
+
+    DeviceDecoder& decoderHere()
+    {
         if (!mDecoder)
         {
-            mDecoder.emplace(engine, *mWorkspace);
+            mDecoder.emplace(mModel->engine("decoder"), *mWorkspace);
         }
+        return *mDecoder;
+    }
+
+    // What questions are about, as an engine takes it: [B,v,d].
+    Bound visualOf(Engine const& engine, std::vector<Question> const& questions)
+    {
         Shape shape;
-        for (auto const& port : engine->entry().at("inputs").array())
+        for (auto const& port : engine.entry().at("inputs").array())
         {
-            if (port.at("name").string() == "visual_memory")
+            if (port.at("name").string() == kVISUAL_MEMORY)
             {
                 auto const lengths = Lengths{{"batch", static_cast<std::int64_t>(questions.size())}};
                 for (auto const& dim : port.at("dims").array())
@@ -272,13 +300,19 @@ private:
                 }
             }
         }
-        auto const size = bytesOf(shape, engine->port("visual_memory", true).size);
+        auto const size = bytesOf(shape, engine.port(kVISUAL_MEMORY, true).size);
         auto const row = questions.empty() ? 0 : size / questions.size();
+        void* memory = nullptr;
         withMemory("decoder", questions.size(), [&] {
             auto* const place = static_cast<char*>(mVisual.reserve(size));
             for (std::size_t index = 0; index < questions.size(); ++index)
             {
-                auto const& image = questions[index].seen ? questions[index].seen : nothingSeen();
+                auto const& image = questions[index].seen ? questions[index].seen : mNothing;
+                if (!image)
+                {
+                    mWorkspace->stream.zero(place + index * row, row);
+                    continue;
+                }
                 if (image->model != mModel->number || image->size != row)
                 {
                     throw InputError("question " + std::to_string(index)
@@ -286,32 +320,33 @@ private:
                 }
                 mWorkspace->stream.copy(place + index * row, image->rows.get(), row);
             }
-            mDecoder->setVisual(shape, place);
+            memory = place;
         });
-        return *mDecoder;
+        return {std::move(shape), memory};
     }
 
-    // What a row without an image has.
-    Seen const& nothingSeen()
+    // Have at hand what a row without an image has; behind an encoder that is zeros.
+    void requireNothingSeen()
     {
         if (!mNothing)
         {
-            mNothing = seen({nullptr})[0];
+            mNothing = seen(std::vector<Image const*>{nullptr})[0];
         }
-        return mNothing;
     }
 
     std::shared_ptr<Model::State const> mModel;
     std::mutex mMutex;
     std::optional<DecoderLimits> mLimits;
+    std::optional<EncoderDecoderLimits> mWritingLimits;
     std::optional<Classifier> mClassifier;
+    std::optional<LabelMatcher> mMatcher;
     std::optional<Workspace> mWorkspace;
     DeviceBuffer mVisual;
     Seen mNothing;
-    std::map<std::string, std::map<std::string, DeviceBuffer>> mBuffers;
-    std::map<std::string, Execution> mExecutions;
+    std::map<std::string, HostExecution> mExecutions;
     std::optional<Vision> mVision;
     std::optional<DeviceDecoder> mDecoder;
+    std::optional<DeviceEncoder> mEncoder;
 };
 
 Lane::Lane(std::unique_ptr<Work> work)
@@ -328,9 +363,19 @@ std::vector<Seen> Lane::see(std::vector<Image> const& images)
     return mWork->see(images);
 }
 
+std::vector<Seen> Lane::see(std::vector<Features> const& features)
+{
+    return mWork->see(features);
+}
+
+Seen Lane::see(Features const& features)
+{
+    return mWork->see(std::vector<Features>{features})[0];
+}
+
 Seen Lane::see(Image const& image)
 {
-    return mWork->see({image})[0];
+    return mWork->see(std::vector<Image>{image})[0];
 }
 
 std::vector<Answer> Lane::answer(std::vector<Question> const& questions, Settings const& settings)
@@ -351,6 +396,16 @@ std::vector<float> Lane::logits(std::vector<Question> const& questions, std::vec
 std::vector<Class> Lane::classify(std::vector<Pair> const& pairs, std::int64_t batch)
 {
     return mWork->classify(pairs, batch);
+}
+
+Labels Lane::read(std::vector<std::vector<std::int64_t>> const& texts)
+{
+    return mWork->read(texts);
+}
+
+std::vector<Class> Lane::match(std::vector<Image> const& images, Labels const& labels, std::int64_t batch)
+{
+    return mWork->match(images, labels, batch);
 }
 
 Tensors Lane::run(std::string const& component, Tensors const& inputs, std::vector<std::string> const& outputs)
@@ -384,6 +439,8 @@ Settings Model::settings() const
     Settings settings;
     auto const& generation = mState->bundle.manifest().at("generation");
     settings.maxNewTokens = generation.isNull() ? 1 : generation.at("max_new_tokens").integer();
+    auto const* const beams = generation.isNull() ? nullptr : generation.find("num_beams");
+    settings.beams = beams ? beams->integer() : 1;
     return settings;
 }
 

@@ -23,6 +23,13 @@ namespace
 
 using namespace nvinfer1;
 
+// The last error message in this thread: lanes run side by side, and each has its own reasons.
+std::string& lastError()
+{
+    thread_local std::string message;
+    return message;
+}
+
 // What it is given, TensorRT holds on to: there is one, and it is never dropped.
 class Log final : public ILogger
 {
@@ -31,26 +38,9 @@ public:
     {
         if (severity == Severity::kERROR || severity == Severity::kINTERNAL_ERROR)
         {
-            std::lock_guard<std::mutex> const lock(mMutex);
-            mLast = message;
+            lastError() = message;
         }
     }
-
-    std::string last()
-    {
-        std::lock_guard<std::mutex> const lock(mMutex);
-        return mLast;
-    }
-
-    void forget()
-    {
-        std::lock_guard<std::mutex> const lock(mMutex);
-        mLast.clear();
-    }
-
-private:
-    std::mutex mMutex;
-    std::string mLast;
 };
 
 Log& logger()
@@ -70,16 +60,9 @@ IRuntime& runtime()
     static auto* const made = createInferRuntime(logger());
     if (!made)
     {
-        throw EnvironmentLack("TensorRT cannot be started. " + logger().last());
+        throw EnvironmentLack("TensorRT cannot be started. " + lastError());
     }
     return *made;
-}
-
-std::string trimmed(std::string const& text)
-{
-    auto const first = text.find_first_not_of(" \t\n\r");
-    auto const last = text.find_last_not_of(" \t\n\r");
-    return first == std::string::npos ? "" : text.substr(first, last - first + 1);
 }
 
 // A function of a library, which stays open; null, and why, where there is none.
@@ -146,13 +129,18 @@ std::string tensorrtVersion(std::string const& like)
 
 std::string tensorrtSaid()
 {
-    return trimmed(logger().last());
+    return trimmed(lastError());
+}
+
+void forgetTensorrtSaid()
+{
+    lastError().clear();
 }
 
 std::shared_ptr<ICudaEngine> loadEngine(std::filesystem::path const& path, bool hostCode)
 {
     std::lock_guard<std::mutex> const lock(loading());
-    logger().forget();
+    forgetTensorrtSaid();
     FileView const file(path);
     runtime().setEngineHostCodeAllowed(hostCode);
     std::shared_ptr<ICudaEngine> engine(runtime().deserializeCudaEngine(file.bytes().data(), file.bytes().size()));
@@ -187,6 +175,7 @@ void loadPlugin(PluginInfo const& library, std::vector<std::string> const& opera
 {
     std::lock_guard<std::mutex> const lock(loading());
     runtime();
+    forgetTensorrtSaid();
     if (!withoutCreator(library, operators).empty())
     {
         getPluginRegistry()->loadLibrary(library.path.string().c_str());

@@ -19,8 +19,9 @@ std::string tensorrtFlavor();
 // The version of the library, with as many parts as `like` has: older Python packages name three.
 std::string tensorrtVersion(std::string const& like);
 
-// TensorRT's last error message since an engine was loaded last, empty where it had none.
+// TensorRT's last error message in this thread since it was forgotten, empty where it had none.
 std::string tensorrtSaid();
+void forgetTensorrtSaid();
 
 // The engine of a file that passed its preflight. hostCode permits one that carries a plugin library to run it. Throws
 // EnvironmentLack with TensorRT's reason where this machine cannot load it.

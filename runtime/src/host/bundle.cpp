@@ -1,5 +1,6 @@
 #include "memvp/bundle.h"
 
+#include "file_view.h"
 #include "inside.h"
 #include "manifest.h"
 #include "memvp/errors.h"
@@ -39,7 +40,8 @@ Bundle Bundle::open(fs::path const& root, bool verify)
     {
         auto const path = inside(root, shown, name);
         auto const maker = makerOf(name);
-        if (!fs::is_regular_file(path))
+        auto const found = sizeOf(path);
+        if (!found)
         {
             if (!maker.empty())
             {
@@ -47,13 +49,13 @@ Bundle Bundle::open(fs::path const& root, bool verify)
             }
             throw InputError(shown + " is cut short: " + name + " is missing. Export or copy the bundle again.");
         }
-        auto const size = static_cast<std::int64_t>(fs::file_size(path));
+        auto const size = static_cast<std::int64_t>(*found);
         auto const& listed = entry.at("size");
         if (size != listed.integer())
         {
             auto const fix = maker.empty() ? "" : " Delete that file, and make it again with `" + maker + "`.";
             throw InputError(shown + " is " + (size < listed.integer() ? "cut short" : "edited") + ": " + name + " has "
-                + withCommas(static_cast<std::uint64_t>(size)) + " bytes, its manifest says "
+                + withCommas(*found) + " bytes, its manifest says "
                 + withCommas(listed.repr()) + "." + fix);
         }
     }
@@ -69,7 +71,7 @@ void Bundle::verify() const
     for (auto const& [name, entry] : mManifest.at("files").members())
     {
         auto const path = inside(mRoot, mName, name);
-        bool const there = makerOf(name).empty() || fs::is_regular_file(path);
+        bool const there = makerOf(name).empty() || sizeOf(path);
         if (there && sha256File(path) != entry.at("sha256").string())
         {
             throw InputError(mName + " is edited: the bytes of " + name + " are not those of its manifest.");
@@ -86,7 +88,7 @@ fs::path Bundle::path(std::string const& name) const
     }
     auto const path = inside(mRoot, mName, name);
     auto const maker = makerOf(name);
-    if (!maker.empty() && !fs::is_regular_file(path))
+    if (!maker.empty() && !sizeOf(path))
     {
         throw InputError(mName + " is cut short: " + name + " is missing. Make it again with `" + maker + "`.");
     }
@@ -98,7 +100,7 @@ std::vector<std::string> Bundle::missing() const
     std::vector<std::string> found;
     for (auto const& [name, entry] : mManifest.at("files").members())
     {
-        if (!makerOf(name).empty() && !fs::is_regular_file(inside(mRoot, mName, name)))
+        if (!makerOf(name).empty() && !sizeOf(inside(mRoot, mName, name)))
         {
             found.push_back(name);
         }

@@ -73,9 +73,9 @@ CachePlan::CachePlan(Json const& component, std::int64_t batch)
         for (std::size_t index = 0; index < dims.size(); ++index)
         {
             bool const grows = index == mAxis && mKind != Kind::kIN_PLACE;
-            bool const known = index == 0 || grows || dims[index].isInteger();
-            fixed = fixed && known;
-            shape.push_back(index == 0 ? batch : grows || !known ? 0 : dims[index].integer());
+            bool const numbered = index == 0 || grows || dims[index].isInteger();
+            fixed = fixed && numbered;
+            shape.push_back(index == 0 ? batch : grows || !numbered ? 0 : dims[index].integer());
         }
         if (!fixed)
         {

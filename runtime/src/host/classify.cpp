@@ -1,37 +1,16 @@
 #include "memvp/classify.h"
 
+#include "finite.h"
+#include "known_ids.h"
 #include "memvp/errors.h"
+#include "padding.h"
 #include "shapes.h"
+#include "tensor_of.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 
 namespace memvp
 {
-namespace
-{
-
-template <typename Number>
-Tensor tensorOf(char const* dtype, Shape shape, std::vector<Number> const& numbers)
-{
-    Tensor tensor{dtype, std::move(shape), {}};
-    tensor.bytes.resize(numbers.size() * sizeof(Number));
-    std::memcpy(tensor.bytes.data(), numbers.data(), tensor.bytes.size());
-    return tensor;
-}
-
-Range rangeOf(std::map<std::string, Range> const& ranges, std::string const& dim)
-{
-    auto const found = ranges.find(dim);
-    if (found == ranges.end())
-    {
-        throw InputError("the engine of model has no dimension " + dim + ".");
-    }
-    return found->second;
-}
-
-} // namespace
 
 Classifier::Classifier(Json const& manifest, Json const& entry)
     : mPreprocessing(manifest.at("preprocessing"))
@@ -43,7 +22,8 @@ Classifier::Classifier(Json const& manifest, Json const& entry)
     }
     auto const& outputs = entry.at("outputs").array();
     auto const* const dims = outputs.empty() ? nullptr : &outputs[0].at("dims").array();
-    if (!dims || dims->size() != 2 || !dims->back().isInteger() || outputs[0].at("dtype").string() != "float32")
+    if (!dims || dims->size() != 2 || !dims->back().isInteger() || dims->back().integer() < 1
+        || outputs[0].at("dtype").string() != "float32")
     {
         throw InputError("the bundle is of the family " + manifest.at("family").string()
             + ", whose model gives no classes and no score.");
@@ -62,16 +42,16 @@ Classifier::Classifier(Json const& manifest, Json const& entry)
     }
     auto const ranges = builtRanges(entry);
     auto const& tokenizer = manifest.at("tokenizer");
-    mMaxBatch = rangeOf(ranges, "batch").highest;
-    mLongest = static_cast<std::size_t>(
-        std::max<std::int64_t>(1, std::min(tokenizer.at("maximum").integer(), rangeOf(ranges, "sequence").highest)));
+    mMaxBatch = highest(ranges, "batch", entry, 1);
+    mLongest = static_cast<std::size_t>(std::max<std::int64_t>(
+        1, std::min(tokenizer.at("maximum").integer(), highest(ranges, "sequence", entry, 1))));
+    mPieces = tokenizer.at("pieces").integer();
     mPad = tokenizer.at("pad").integer();
-    mSep = tokenizer.at("sep").integer();
 }
 
 Tensors Classifier::inputs(std::vector<Pair> const& pairs) const
 {
-    std::size_t width = 0;
+    std::vector<std::vector<std::int64_t>> rows;
     for (std::size_t index = 0; index < pairs.size(); ++index)
     {
         if (pairs[index].ids.empty())
@@ -83,23 +63,14 @@ Tensors Classifier::inputs(std::vector<Pair> const& pairs) const
             throw InputError("pair " + std::to_string(index) + " has " + std::to_string(pairs[index].images.size())
                 + " images; this model looks at " + std::to_string(mImages) + ".");
         }
-        width = std::max(width, std::min(pairs[index].ids.size(), mLongest));
+        rows.push_back(pairs[index].ids);
     }
-    std::vector<std::int64_t> ids;
-    std::vector<std::int64_t> mask;
-    for (auto const& pair : pairs)
-    {
-        auto const held = std::min(pair.ids.size(), mLongest);
-        ids.insert(ids.end(), pair.ids.begin(), pair.ids.begin() + static_cast<std::ptrdiff_t>(held));
-        // What is cut never loses the id that closes it.
-        ids.back() = held < pair.ids.size() ? mSep : ids.back();
-        ids.insert(ids.end(), width - held, mPad);
-        mask.insert(mask.end(), held, 1);
-        mask.insert(mask.end(), width - held, 0);
-    }
+    requireKnown(rows, mPieces);
+    auto const texts = paddedTexts(rows, mLongest, mPad);
     auto const batch = static_cast<std::int64_t>(pairs.size());
-    Shape const text{batch, static_cast<std::int64_t>(width)};
-    Tensors found{{"input_ids", tensorOf("int64", text, ids)}, {"attention_mask", tensorOf("int64", text, mask)}};
+    Shape const shape{batch, static_cast<std::int64_t>(texts.width)};
+    Tensors found{{"input_ids", tensorOf("int64", shape, texts.ids)},
+        {"attention_mask", tensorOf("int64", shape, texts.mask)}};
     for (std::size_t number = 0; number < mImages; ++number)
     {
         auto const suffix = number ? "_" + std::to_string(number + 1) : std::string();
@@ -126,19 +97,13 @@ Tensors Classifier::inputs(std::vector<Pair> const& pairs) const
 
 std::vector<Class> Classifier::classes(std::vector<Pair> const& pairs, Tensor const& output) const
 {
-    std::vector<float> values(output.bytes.size() / sizeof(float));
-    std::memcpy(values.data(), output.bytes.data(), values.size() * sizeof(float));
+    auto const values = floatsOf(output);
     if (values.size() != pairs.size() * mClasses)
     {
         throw InputError("the model gave " + std::to_string(values.size()) + " values of " + mOutput + " for "
             + std::to_string(pairs.size()) + " pairs.");
     }
-    if (!std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); }))
-    {
-        throw VerdictError("the model gave " + mOutput
-            + " that are not finite: its precision overflows on this input. Run `memvp-export check` on the bundle, or "
-              "export it in another precision.");
-    }
+    requireFinite(values.data(), values.size(), ("the model gave " + mOutput).c_str());
     std::vector<Class> found;
     for (std::size_t index = 0; index < pairs.size(); ++index)
     {

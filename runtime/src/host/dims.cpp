@@ -3,31 +3,35 @@
 #include "text.h"
 
 #include <algorithm>
-#include <cctype>
 
 namespace memvp
 {
 namespace
 {
 
+// More than any tensor's: a short text can name millions.
+constexpr std::size_t kMOST_TERMS = 10'000;
+
+// Whatever the locale says of letters.
+bool isDigit(char c)
+{
+    return c >= '0' && c <= '9';
+}
+
+bool isLetter(char c)
+{
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
+}
+
 bool isDigits(std::string const& text)
 {
-    return !text.empty() && std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::isdigit(c); });
+    return !text.empty() && std::all_of(text.begin(), text.end(), isDigit);
 }
 
 bool isName(std::string const& text)
 {
-    auto const letter = [](unsigned char c) { return std::isalpha(c) || c == '_'; };
-    auto const inside = [&](unsigned char c) { return letter(c) || std::isdigit(c); };
-    return !text.empty() && letter(static_cast<unsigned char>(text[0]))
-        && std::all_of(text.begin(), text.end(), inside);
-}
-
-std::string trimmed(std::string const& text)
-{
-    auto const first = text.find_first_not_of(" \t\n\r\v\f");
-    auto const last = text.find_last_not_of(" \t\n\r\v\f");
-    return first == std::string::npos ? "" : text.substr(first, last - first + 1);
+    return !text.empty() && isLetter(text[0])
+        && std::all_of(text.begin(), text.end(), [](char c) { return isLetter(c) || isDigit(c); });
 }
 
 } // namespace
@@ -39,6 +43,11 @@ std::vector<std::string> termsOf(Json const& dim)
         return {};
     }
     auto const& text = dim.string();
+    // Most are: every call of an engine asks for those of all its ports.
+    if (isName(text))
+    {
+        return {text};
+    }
     std::vector<std::string> found;
     for (std::size_t start = 0; start <= text.size();)
     {
@@ -60,7 +69,7 @@ std::vector<std::string> termsOf(Json const& dim)
                 return {text};
             }
         }
-        if (!isName(part) && !isDigits(part))
+        if ((!isName(part) && !isDigits(part)) || found.size() + times > kMOST_TERMS)
         {
             return {text};
         }

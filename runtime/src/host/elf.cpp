@@ -19,12 +19,15 @@ namespace memvp
 namespace
 {
 
-// The heads of a 64-bit file and of each of its segments, as <elf.h> lays them out.
-constexpr std::size_t kHEAD = 64;
-constexpr std::size_t kSEGMENT = 56;
 std::string_view const kBEGINS("\x7f"
                                "ELF",
     4);
+
+#if defined(__linux__)
+
+// The heads of a 64-bit file and of each of its segments, as <elf.h> lays them out.
+constexpr std::size_t kHEAD = 64;
+constexpr std::size_t kSEGMENT = 56;
 std::map<int, std::string> const kMACHINES{{62, "x86_64"}, {183, "aarch64"}};
 
 template <typename Number>
@@ -40,12 +43,12 @@ std::string cutShort(std::size_t size, std::uint64_t whole = 0)
     return "is cut short: it has " + withCommas(size) + " bytes" + (whole ? " of " + withCommas(whole) : "");
 }
 
-#if defined(__linux__)
 std::string thisMachine()
 {
     utsname names{};
     return ::uname(&names) == 0 ? names.machine : "";
 }
+
 #endif
 
 // Where shared objects for Linux of 64 bits, little-endian, begin. GPU code is ELF too, of another system and kind.

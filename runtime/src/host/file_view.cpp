@@ -17,6 +17,20 @@
 namespace memvp
 {
 
+std::optional<std::uint64_t> sizeOf(std::filesystem::path const& path)
+{
+    std::error_code failed;
+    bool const there = std::filesystem::is_regular_file(path, failed);
+    auto const size = there ? std::filesystem::file_size(path, failed) : 0;
+    // A link to itself leads to no file.
+    if (failed && failed != std::errc::no_such_file_or_directory && failed != std::errc::not_a_directory
+        && failed != std::errc::too_many_symbolic_link_levels)
+    {
+        throw EnvironmentLack(path.string() + " cannot be looked at: " + failed.message() + ".");
+    }
+    return there && !failed ? std::optional<std::uint64_t>(size) : std::nullopt;
+}
+
 #if MEMVP_MAPS_FILES
 
 FileView::FileView(std::filesystem::path const& path)

@@ -1,5 +1,8 @@
 #include "forms.h"
 
+#include <cstdint>
+#include <limits>
+
 namespace memvp
 {
 namespace
@@ -17,11 +20,21 @@ Json::Type typeOf(Form const& form)
     }
 }
 
+bool isLength(std::int64_t number)
+{
+    return number >= 0 && number <= std::numeric_limits<std::int32_t>::max();
+}
+
 } // namespace
 
 Form typed(Json::Type type)
 {
     return {Form::Kind::kTYPE, type, {}, {}};
+}
+
+Form length()
+{
+    return {Form::Kind::kLENGTH, Json::Type::kINTEGER, {}, {}};
 }
 
 Form anyOf(std::vector<Form> parts)
@@ -71,7 +84,9 @@ std::string fault(Json const& value, Form const& form, std::string const& where)
         }
         return first;
     }
-    if (!value.is(typeOf(form)) || (form.kind == Form::Kind::kPAIR && value.array().size() != form.parts.size()))
+    bool const good = value.is(typeOf(form)) && (form.kind != Form::Kind::kLENGTH || isLength(value.integer()))
+        && (form.kind != Form::Kind::kPAIR || value.array().size() == form.parts.size());
+    if (!good)
     {
         return where + " is not what it should be";
     }

@@ -10,13 +10,14 @@
 namespace memvp
 {
 
-// What a value should be: a type, one of several forms, a list of one form, or an object with these members (more may
-// be there) or with any names.
+// What a value should be: a type, a length, one of several forms, a list of one form, or an object with these members
+// (more may be there) or with any names.
 struct Form
 {
     enum class Kind
     {
         kTYPE,
+        kLENGTH,
         kANY_OF,
         kLIST,
         kPAIR,
@@ -31,6 +32,8 @@ struct Form
 };
 
 Form typed(Json::Type type);
+// A whole number from 0 to 2^31 - 1, as TensorRT's tensors have at most: sums and products of a few stay in 64 bits.
+Form length();
 Form anyOf(std::vector<Form> parts);
 Form listOf(Form part);
 // A list of exactly two.

@@ -1,10 +1,11 @@
 #include "memvp/generate.h"
 
 #include "cache_plan.h"
+#include "known_ids.h"
 #include "memvp/errors.h"
+#include "token_choice.h"
 
 #include <algorithm>
-#include <cmath>
 #include <string>
 
 namespace memvp
@@ -130,41 +131,13 @@ private:
     std::int64_t mPast = 0;
 };
 
-// The most probable token of one column; of several, the first.
-std::int64_t mostProbable(float const* logits, std::int64_t pieces)
-{
-    if (!std::all_of(logits, logits + pieces, [](float value) { return std::isfinite(value); }))
-    {
-        throw VerdictError(
-            "the decoder gave logits that are not finite: its precision overflows on this input. Run `memvp-export "
-            "check` on the bundle, or export it in another precision.");
-    }
-    return std::max_element(logits, logits + pieces) - logits;
-}
-
-// Ids that no table of the model has: on a device nothing would stop their being looked up.
-void requireKnown(std::vector<Ids> const& rows, DecoderLimits const& limits)
-{
-    for (auto const& row : rows)
-    {
-        for (auto const id : row)
-        {
-            if (id < 0 || id >= limits.pieces)
-            {
-                throw InputError("token " + std::to_string(id) + " is not one of the tokenizer's "
-                    + std::to_string(limits.pieces) + ": model and tokenizer differ.");
-            }
-        }
-    }
-}
-
 } // namespace
 
 std::vector<Answer> generate(
     Decoder& decoder, std::vector<Ids> const& prompts, Settings const& settings, DecoderLimits const& limits)
 {
     batchSize(settings, limits);
-    requireKnown(prompts, limits);
+    requireKnown(prompts, limits.pieces);
     auto const room = static_cast<std::size_t>(limits.maxSequence - settings.maxNewTokens);
     std::vector<Answer> answers(prompts.size());
     std::vector<Ids> rows;
@@ -197,6 +170,7 @@ std::vector<Answer> generate(
         for (std::size_t row = 0; row < rows.size(); ++row)
         {
             auto const* const column = logits.data() + row * vocabulary;
+            requireFinite(column, static_cast<std::size_t>(limits.pieces), kGAVE_LOGITS);
             fresh.push_back(mostProbable(column, limits.pieces));
             if (settings.keepLogits && !ended[row])
             {
@@ -218,7 +192,7 @@ std::vector<Answer> generate(
 std::vector<float> columnLogits(
     Decoder& decoder, std::vector<Ids> const& rows, Ids const& positions, DecoderLimits const& limits)
 {
-    requireKnown(rows, limits);
+    requireKnown(rows, limits.pieces);
     auto const prompt = padded(rows, limits.pad);
     auto const batch = rows.size();
     if (batch == 0 || positions.empty() || positions.size() % batch)

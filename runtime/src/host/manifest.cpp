@@ -1,5 +1,6 @@
 #include "manifest.h"
 
+#include "file_view.h"
 #include "forms.h"
 #include "memvp/errors.h"
 #include "sha256.h"
@@ -26,16 +27,16 @@ Form content()
     auto const number = typed(Json::Type::kINTEGER);
     auto const null = typed(Json::Type::kNULL);
     auto const object = typed(Json::Type::kOBJECT);
-    auto const ports = listOf(membersOf({{"name", text}, {"dtype", text}, {"dims", listOf(anyOf({number, text}))}}));
-    auto const ranges = namesTo(pairOf(number, number));
-    auto const cache = anyOf({membersOf({{"kind", text}, {"axis", number}, {"layers", number}}), null});
+    auto const ports = listOf(membersOf({{"name", text}, {"dtype", text}, {"dims", listOf(anyOf({length(), text}))}}));
+    auto const ranges = namesTo(pairOf(length(), length()));
+    auto const cache = anyOf({membersOf({{"kind", text}, {"axis", length()}, {"layers", length()}}), null});
     auto const gpu = anyOf({membersOf({{"name", text}, {"sm", text}, {"driver", text}}), null});
     auto const plugin = anyOf({membersOf({{"operators", listOf(text)}, {"build_id", anyOf({text, null})},
                                    {"sha256", anyOf({text, null})}, {"embedded", typed(Json::Type::kBOOL)}}),
         null});
-    auto const numbers = listOf(number);
+    auto const lengths = listOf(length());
     auto const profiles = listOf(membersOf({{"name", text},
-        {"shapes", namesTo(membersOf({{"min", numbers}, {"opt", numbers}, {"max", numbers}}))}}));
+        {"shapes", namesTo(membersOf({{"min", lengths}, {"opt", lengths}, {"max", lengths}}))}}));
     auto const graphs = namesTo(membersOf({{"file", text}, {"opset", number}}));
     auto const component = membersOf({{"inputs", ports}, {"outputs", ports}, {"ranges", ranges}, {"cache", cache},
         {"graphs", graphs}});
@@ -69,11 +70,12 @@ bool endsWhole(std::string const& text)
 
 Json readManifest(fs::path const& root, std::string const& name)
 {
-    if (!fs::exists(root))
+    std::error_code failed;
+    if (!fs::exists(root, failed) && !failed)
     {
         throw InputError(name + " does not exist.");
     }
-    if (!fs::is_regular_file(root / kMANIFEST))
+    if (!sizeOf(root / kMANIFEST))
     {
         throw InputError(name + " is not a bundle: it has no " + kMANIFEST + ".");
     }

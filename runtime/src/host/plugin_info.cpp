@@ -1,5 +1,6 @@
 #include "plugin_info.h"
 
+#include "file_view.h"
 #include "memvp/errors.h"
 #include "sha256.h"
 #include "text.h"
@@ -95,7 +96,7 @@ std::filesystem::path findPluginLibrary(std::filesystem::path const& given)
     auto const named = given.empty() ? fs::path(variable(kVARIABLE)) : given;
     if (!named.empty())
     {
-        if (!fs::is_regular_file(named))
+        if (!sizeOf(named))
         {
             throw InputError("there is no plugin library " + named.string()
                 + (given.empty() ? std::string(" (") + kVARIABLE + ")." : "."));
@@ -103,9 +104,15 @@ std::filesystem::path findPluginLibrary(std::filesystem::path const& given)
         return named;
     }
     auto const kept = variable("XDG_CACHE_HOME");
-    auto const cache = kept.empty() ? fs::path(variable("HOME")) / ".cache" : fs::path(kept);
+    auto const home = variable("HOME");
+    if (kept.empty() && home.empty())
+    {
+        // Where the process happens to stand, anybody may have put a library, whose code would run.
+        return {};
+    }
+    auto const cache = kept.empty() ? fs::path(home) / ".cache" : fs::path(kept);
     auto const built = cache / "memvp-export" / "plugins" / "libmemvp_plugins.so";
-    return fs::is_regular_file(built) ? built : fs::path();
+    return sizeOf(built) ? built : fs::path();
 }
 
 } // namespace memvp

@@ -1,11 +1,10 @@
 #include "memvp/errors.h"
 #include "memvp/image.h"
+#include "preprocessing_spec.h"
 #include "resample.h"
-#include "text.h"
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 #include <set>
 #include <string>
 
@@ -14,58 +13,8 @@ namespace memvp
 namespace
 {
 
-constexpr int kLARGEST_SIDE = 8192;
 // Pixels of a picture between scaling and cropping: a line of pixels would become larger than memory.
 constexpr std::int64_t kLARGEST_SCALED = 1 << 26;
-
-bool isNumber(Json const& value)
-{
-    return value.isNumber() && std::isfinite(value.real());
-}
-
-[[noreturn]] void failNumber(Json const& spec, std::string const& key, std::string const& wanted)
-{
-    throw InputError("the manifest's preprocessing has " + key + " = " + spec.at(key).repr() + ", which should be "
-        + wanted + ".");
-}
-
-void checkKeys(Json const& spec, std::set<std::string> const& wanted)
-{
-    std::map<std::string, std::string> odd;
-    for (auto const& [key, value] : spec.members())
-    {
-        if (!wanted.count(key))
-        {
-            odd[key] = "unknown";
-        }
-    }
-    for (auto const& key : wanted)
-    {
-        if (!spec.find(key))
-        {
-            odd[key] = "missing";
-        }
-    }
-    std::vector<std::string> words;
-    for (auto const& [key, state] : odd)
-    {
-        words.push_back(state + " " + reprOf(key));
-    }
-    if (!words.empty())
-    {
-        throw InputError("the manifest's preprocessing cannot be followed: " + joined(words) + ".");
-    }
-}
-
-void checkKnown(Json const& spec, std::string const& key, std::vector<std::string> const& known)
-{
-    auto const& value = spec.at(key);
-    if (!value.isString() || std::find(known.begin(), known.end(), value.string()) == known.end())
-    {
-        throw InputError("the manifest's preprocessing has " + key + " = " + value.repr() + "; this version knows "
-            + joined(known) + ".");
-    }
-}
 
 std::vector<double> threeNumbers(Json const& spec, std::string const& key)
 {
@@ -106,15 +55,7 @@ Preprocessing::Preprocessing(Json const& spec)
     checkKnown(spec, "resize", {"squash", "pixelbert", "center-crop"});
     checkKnown(spec, "filter", {"bicubic"});
     checkKnown(spec, "channel_order", {"RGB"});
-    for (auto const& key : sides)
-    {
-        auto const& value = spec.at(key);
-        auto const number = isNumber(value) ? value.real() : 0.0;
-        if (number != std::floor(number) || number < 1 || number > kLARGEST_SIDE)
-        {
-            failNumber(spec, key, "a whole number from 1 to " + std::to_string(kLARGEST_SIDE));
-        }
-    }
+    checkSides(spec, sides);
     mResize = pixelbert ? Resize::kPIXELBERT
         : kind->string() == "squash" ? Resize::kSQUASH
                                      : Resize::kCENTER_CROP;
@@ -153,26 +94,22 @@ Preprocessing::Preprocessing(Json const& spec)
 
 std::vector<float> Preprocessing::pixels(Image const& image) const
 {
-    if (!image.rgb || image.height < 1 || image.width < 1)
-    {
-        throw InputError("the picture has no pixels.");
-    }
     auto [height, width] = resizedSize(image);
-    if (std::int64_t{height} * width > kLARGEST_SCALED)
+    if (height * width > kLARGEST_SCALED)
     {
         throw InputError("the picture of " + std::to_string(image.width) + " x " + std::to_string(image.height)
             + " pixels would be scaled to " + std::to_string(width) + " x " + std::to_string(height)
             + " before its middle is taken: cut it first.");
     }
-    auto const samples = resized(image, height, width);
+    auto const samples = resized(image, static_cast<int>(height), static_cast<int>(width));
     auto const line = static_cast<std::size_t>(width) * 3;
     std::size_t top = 0;
     std::size_t left = 0;
     if (mResize == Resize::kCENTER_CROP)
     {
         // Halves go to the even side.
-        top = static_cast<std::size_t>(std::nearbyint((height - mHeight) / 2.0));
-        left = static_cast<std::size_t>(std::nearbyint((width - mWidth) / 2.0));
+        top = static_cast<std::size_t>(std::nearbyint(static_cast<double>(height - mHeight) / 2));
+        left = static_cast<std::size_t>(std::nearbyint(static_cast<double>(width - mWidth) / 2));
         height = mHeight;
         width = mWidth;
     }
@@ -197,11 +134,13 @@ std::vector<float> Preprocessing::pixels(Image const& image) const
 std::vector<std::int64_t> Preprocessing::mask(Image const& image) const
 {
     auto const size = resizedSize(image);
+    auto const height = static_cast<std::size_t>(std::min<std::int64_t>(size.height, mHeight));
+    auto const width = static_cast<std::size_t>(std::min<std::int64_t>(size.width, mWidth));
     auto const wide = static_cast<std::size_t>(mWidth);
     std::vector<std::int64_t> found(static_cast<std::size_t>(mHeight) * wide);
-    for (std::size_t row = 0; row < static_cast<std::size_t>(std::min(size.height, mHeight)); ++row)
+    for (std::size_t row = 0; row < height; ++row)
     {
-        std::fill_n(found.begin() + static_cast<std::ptrdiff_t>(row * wide), std::min(size.width, mWidth), 1);
+        std::fill_n(found.begin() + static_cast<std::ptrdiff_t>(row * wide), width, 1);
     }
     return found;
 }
@@ -211,6 +150,10 @@ std::vector<std::int64_t> Preprocessing::mask(Image const& image) const
 // that is still larger than the input is scaled to fit.
 Preprocessing::Size Preprocessing::resizedSize(Image const& image) const
 {
+    if (!image.rgb || image.height < 1 || image.width < 1)
+    {
+        throw InputError("the picture has no pixels.");
+    }
     auto const [shorter, longer] = std::minmax(image.height, image.width);
     bool const wide = image.height < image.width;
     if (mResize == Resize::kSQUASH)
@@ -219,7 +162,7 @@ Preprocessing::Size Preprocessing::resizedSize(Image const& image) const
     }
     if (mResize == Resize::kCENTER_CROP)
     {
-        auto const scaled = static_cast<int>(std::int64_t{mHeight} * longer / shorter);
+        auto const scaled = std::int64_t{mHeight} * longer / shorter;
         return wide ? Size{mHeight, scaled} : Size{scaled, mHeight};
     }
     double const scale = mShorter / shorter;
@@ -237,7 +180,7 @@ Preprocessing::Size Preprocessing::resizedSize(Image const& image) const
         double const shrink = std::min(mHeight / height, mWidth / width);
         size = rounded(height * shrink, width * shrink);
     }
-    return {std::min(size.height, mHeight), std::min(size.width, mWidth)};
+    return {std::min<std::int64_t>(size.height, mHeight), std::min<std::int64_t>(size.width, mWidth)};
 }
 
 // Rounded, then floored to `multiple`, of which there is one at least.

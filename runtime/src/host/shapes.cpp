@@ -4,7 +4,6 @@
 #include "text.h"
 
 #include <algorithm>
-#include <set>
 
 namespace memvp
 {
@@ -95,6 +94,18 @@ std::pair<std::int64_t, double> widthOf(Json const& profile)
     return {varying, size};
 }
 
+// Dimensions as numbers, where they are known.
+std::string expected(std::vector<Json> const& dims, Lengths const& lengths)
+{
+    std::vector<std::string> words;
+    for (auto const& dim : dims)
+    {
+        auto const length = lengthOf(dim, lengths);
+        words.push_back(length ? std::to_string(*length) : dim.repr());
+    }
+    return "[" + joined(words) + "]";
+}
+
 } // namespace
 
 void checkDims(Json const& entry, Shapes const& shapes)
@@ -124,18 +135,13 @@ void checkDims(Json const& entry, Shapes const& shapes)
         auto const& name = port.at("name").string();
         auto const& dims = port.at("dims").array();
         auto const& shape = shapeOf(shapes, name);
-        std::vector<std::string> words;
-        bool good = true;
         for (std::size_t index = 0; index < dims.size(); ++index)
         {
-            auto const expected = lengthOf(dims[index], lengths);
-            good = good && (!expected || *expected == shape[index]);
-            words.push_back(expected ? std::to_string(*expected) : dims[index].repr());
-        }
-        if (!good)
-        {
-            throw InputError("the input " + reprOf(name) + " has the shape " + listText(shape)
-                + "; beside the other inputs it takes [" + joined(words) + "], which is " + shown(dims));
+            if (lengthOf(dims[index], lengths).value_or(shape[index]) != shape[index])
+            {
+                throw InputError("the input " + reprOf(name) + " has the shape " + listText(shape)
+                    + "; beside the other inputs it takes " + expected(dims, lengths) + ", which is " + shown(dims));
+            }
         }
     }
 }
@@ -181,7 +187,9 @@ Lengths lengthsOf(Json const& ports, Shapes const& shapes)
         for (std::size_t index = 0; index < std::min(shape.size(), dims.size()); ++index)
         {
             auto const parts = termsOf(dims[index]);
-            if (std::set<std::string>(parts.begin(), parts.end()).size() == 1)
+            bool const alike = std::all_of(
+                parts.begin(), parts.end(), [&parts](std::string const& part) { return part == parts[0]; });
+            if (alike && !parts.empty())
             {
                 // What is no multiple leaves a rest, and so another shape than was given.
                 found.emplace(parts[0], shape[index] / static_cast<std::int64_t>(parts.size()));
@@ -260,6 +268,23 @@ std::map<std::string, Range> builtRanges(Json const& entry)
         }
     }
     return found;
+}
+
+std::int64_t highest(
+    std::map<std::string, Range> const& ranges, std::string const& dim, Json const& entry, std::int64_t least)
+{
+    auto const found = ranges.find(dim);
+    auto const& component = entry.at("component").string();
+    if (found == ranges.end())
+    {
+        throw InputError("the engine of " + component + " has no dimension " + dim + ".");
+    }
+    if (found->second.highest < least)
+    {
+        throw InputError("the engine of " + component + " takes at most " + std::to_string(found->second.highest)
+            + " of " + dim + ": build it again.");
+    }
+    return found->second.highest;
 }
 
 } // namespace memvp

@@ -39,4 +39,9 @@ struct Range
 // Of every dynamic dimension over all profiles of the engine; its graph may take more.
 std::map<std::string, Range> builtRanges(Json const& entry);
 
+// The highest length of a dimension among the ranges of an engine. Throws InputError where it has no such dimension, or
+// serves fewer than `least` of it.
+std::int64_t highest(
+    std::map<std::string, Range> const& ranges, std::string const& dim, Json const& entry, std::int64_t least = 0);
+
 } // namespace memvp

@@ -2,6 +2,7 @@
 
 #include <charconv>
 #include <cmath>
+#include <cstdlib>
 
 namespace memvp
 {
@@ -43,7 +44,7 @@ std::string reprOf(std::string_view text)
     for (std::size_t at = 0; at < text.size(); ++at)
     {
         auto const byte = static_cast<unsigned char>(text[at]);
-        auto const next = at + 1 < text.size() ? static_cast<unsigned char>(text[at + 1]) : 0;
+        unsigned const next = at + 1 < text.size() ? static_cast<unsigned char>(text[at + 1]) : 0u;
         switch (byte)
         {
         case '\n': result += "\\n"; break;
@@ -63,7 +64,7 @@ std::string reprOf(std::string_view text)
                 result += "\\u";
                 for (int shift = 12; shift >= 0; shift -= 4)
                 {
-                    result += kHEX[code >> shift & 15];
+                    result += kHEX[code >> shift & 15u];
                 }
                 at += 2;
             }
@@ -116,6 +117,13 @@ std::string realText(double value)
     }
     auto const whole = static_cast<std::size_t>(exponent + 1);
     return sign + digits.substr(0, whole) + "." + digits.substr(whole);
+}
+
+std::string trimmed(std::string const& text)
+{
+    auto const* const spaces = " \t\n\r\v\f";
+    auto const first = text.find_first_not_of(spaces);
+    return first == std::string::npos ? "" : text.substr(first, text.find_last_not_of(spaces) - first + 1);
 }
 
 std::string joined(std::vector<std::string> const& words, std::string_view between)

@@ -19,6 +19,9 @@ std::string reprOf(std::string_view text);
 // The shortest decimal that reads as this double, as Python's repr() shows it: "0.1", "1e-05", "100000.0".
 std::string realText(double value);
 
+// Without spaces and lines at both ends.
+std::string trimmed(std::string const& text);
+
 std::string joined(std::vector<std::string> const& words, std::string_view between = ", ");
 
 // "[2, 3]"

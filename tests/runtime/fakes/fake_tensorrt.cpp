@@ -1,257 +1,37 @@
-// TensorRT whose engines are text: the JSON of an entry in a manifest, with `activation` in bytes. They compute vision,
-// a classifier and the decoder of closed_form.h, and are strict with whoever runs them.
+// TensorRT whose engines are text: the JSON of an entry in a manifest, with `activation` in bytes. They are strict with
+// whoever runs them.
 #include "NvInferRuntime.h"
-#include "closed_form.h"
+#include "cache_plan.h"
 #include "dims.h"
 #include "fake_cuda.h"
+#include "fake_models.h"
 #include "memvp/json.h"
 #include "shapes.h"
 
 #include <atomic>
-#include <cmath>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <map>
 #include <string>
+#include <vector>
 
 namespace
 {
 
 using namespace nvinfer1;
+using fake::kKINDS;
+using fake::stop;
+using fake::Tensor;
+using fake::Tensors;
 using memvp::Json;
 using memvp::Shape;
 
 ILogger* gLogger = nullptr;
 std::atomic<bool> gHostCode{false};
 
-[[noreturn]] void stop(std::string const& why)
-{
-    std::fprintf(stderr, "the fake TensorRT: %s\n", why.c_str());
-    std::abort();
-}
-
 void complain(std::string const& why)
 {
     gLogger->log(ILogger::Severity::kERROR, (why + "\n").c_str());
-}
-
-struct Kind
-{
-    DataType type;
-    std::size_t size;
-};
-std::map<std::string, Kind> const kKINDS{{"float32", {DataType::kFLOAT, 4}}, {"float16", {DataType::kHALF, 2}},
-    {"int64", {DataType::kINT64, 8}}, {"int32", {DataType::kINT32, 4}}, {"fp8", {DataType::kFP8, 1}}};
-
-// Whole numbers from 0 to 2047 in half precision.
-std::uint16_t halfOf(std::int64_t value)
-{
-    int exponent = 0;
-    while (value >> (exponent + 1))
-    {
-        ++exponent;
-    }
-    return value == 0 ? 0
-                      : static_cast<std::uint16_t>(
-                          (exponent + 15) << 10 | ((value << (10 - exponent)) & 0x3ff));
-}
-
-std::int64_t wholeOf(std::uint16_t half)
-{
-    int const exponent = (half >> 10 & 31) - 15;
-    return half == 0 ? 0 : std::lround(std::ldexp(1.0 + (half & 0x3ff) / 1024.0, exponent));
-}
-
-struct Tensor
-{
-    std::string dtype;
-    Shape shape;
-    char* data = nullptr;
-
-    std::size_t count() const
-    {
-        std::size_t product = 1;
-        for (auto const length : shape)
-        {
-            product *= static_cast<std::size_t>(length);
-        }
-        return product;
-    }
-
-    std::int64_t at(std::size_t index) const
-    {
-        auto const* const place = data + index * kKINDS.at(dtype).size;
-        std::int64_t whole = 0;
-        float real = 0;
-        std::uint16_t half = 0;
-        std::int32_t narrow = 0;
-        switch (kKINDS.at(dtype).type)
-        {
-        case DataType::kFLOAT: std::memcpy(&real, place, 4); return std::lround(real);
-        case DataType::kHALF: std::memcpy(&half, place, 2); return wholeOf(half);
-        case DataType::kINT32: std::memcpy(&narrow, place, 4); return narrow;
-        default: std::memcpy(&whole, place, 8); return whole;
-        }
-    }
-
-    void put(std::size_t index, float value) const
-    {
-        auto* const place = data + index * kKINDS.at(dtype).size;
-        if (dtype == "float16")
-        {
-            auto const half = halfOf(std::lround(value));
-            std::memcpy(place, &half, 2);
-            return;
-        }
-        std::memcpy(place, &value, 4);
-    }
-};
-using Tensors = std::map<std::string, Tensor>;
-
-void computeVision(Tensors const& tensors)
-{
-    auto const& pixels = tensors.at("pixel_values");
-    auto const& memory = tensors.at("visual_memory");
-    auto const batch = static_cast<std::size_t>(pixels.shape[0]);
-    auto const image = pixels.count() / batch;
-    auto const row = memory.count() / batch;
-    for (std::size_t index = 0; index < batch; ++index)
-    {
-        std::int64_t bright = 0;
-        for (std::size_t at = 0; at < image; ++at)
-        {
-            float value = 0;
-            std::memcpy(&value, pixels.data + (index * image + at) * 4, 4);
-            bright += value > 0;
-        }
-        for (std::size_t at = 0; at < row; ++at)
-        {
-            memory.put(index * row + at, static_cast<float>(tensors.at("image_indicator").at(index) * (bright % 13)));
-        }
-    }
-}
-
-// What sets the entries of one cache apart from those of the others.
-std::int64_t tagOf(std::string const& past, std::size_t heads, std::size_t head, std::size_t place)
-{
-    auto const layer = std::stoi(past.substr(past.find('.') + 1));
-    bool const value = past.substr(past.rfind('.') + 1) == "value";
-    return 2 * layer + value + 8 * static_cast<std::int64_t>(head + heads * place);
-}
-
-void computeDecoder(Tensors const& tensors, std::string const& kind)
-{
-    auto const& ids = tensors.at("input_ids");
-    auto const& mask = tensors.at("attention_mask");
-    auto const& positions = tensors.at("position_ids");
-    auto const& asked = tensors.at("logits_positions");
-    auto const& visual = tensors.at("visual_memory");
-    auto const& logits = tensors.at("logits");
-    auto const batch = static_cast<std::size_t>(ids.shape[0]);
-    auto const columns = static_cast<std::size_t>(ids.shape[1]);
-    auto const width = static_cast<std::size_t>(mask.shape[1]);
-    auto const held = width - columns;
-    auto const vocabulary = static_cast<std::size_t>(logits.shape[2]);
-    for (std::size_t row = 0; row < batch; ++row)
-    {
-        auto const image = visual.at(row * (visual.count() / batch));
-        std::vector<std::int64_t> keys;
-        for (std::size_t column = 0; column < columns; ++column)
-        {
-            keys.push_back(memvp::keyOf(ids.at(row * columns + column), positions.at(row * columns + column), image));
-        }
-        std::vector<std::int64_t> all;
-        for (auto const& [name, past] : tensors)
-        {
-            auto const present = tensors.find(memvp::presentOf(name));
-            if (present == tensors.end())
-            {
-                continue;
-            }
-            auto const heads = static_cast<std::size_t>(past.shape[1]);
-            auto const size = static_cast<std::size_t>(past.shape[3]);
-            auto const pastLength = static_cast<std::size_t>(past.shape[2]);
-            auto const presentLength = static_cast<std::size_t>(present->second.shape[2]);
-            for (std::size_t head = 0; head < heads; ++head)
-            {
-                for (std::size_t place = 0; place < size; ++place)
-                {
-                    auto const tag = tagOf(name, heads, head, place);
-                    auto const start = row * heads + head;
-                    std::vector<std::int64_t> found;
-                    for (std::size_t column = 0; column < held; ++column)
-                    {
-                        found.push_back(past.at((start * pastLength + column) * size + place) - tag);
-                    }
-                    found.insert(found.end(), keys.begin(), keys.end());
-                    if (!all.empty() && all != found)
-                    {
-                        stop(name + " lost its past");
-                    }
-                    all = found;
-                    auto const first = kind == "concat" ? 0 : held;
-                    auto const shift = kind == "delta" ? held : 0;
-                    for (std::size_t column = first; column < width; ++column)
-                    {
-                        auto const at = (start * presentLength + column - shift) * size + place;
-                        present->second.put(at, static_cast<float>(found[column] + tag));
-                    }
-                }
-            }
-        }
-        all = all.empty() ? keys : all;
-        auto const count = static_cast<std::size_t>(asked.shape[1]);
-        for (std::size_t index = 0; index < count; ++index)
-        {
-            auto const last = held + static_cast<std::size_t>(asked.at(row * count + index));
-            std::int64_t sum = 0;
-            for (std::size_t column = 0; column <= last; ++column)
-            {
-                bool const visible = mask.at(row * width + column) != 0;
-                sum += visible ? memvp::partOf(all[column], static_cast<std::int64_t>(column)) : 0;
-            }
-            for (std::size_t token = 0; token < vocabulary; ++token)
-            {
-                auto const value = memvp::logitOf(sum, static_cast<std::int64_t>(token), image);
-                // An image of this brightness is more than the model's precision bears.
-                logits.put((row * count + index) * vocabulary + token, image == 12 ? INFINITY : value);
-            }
-        }
-    }
-}
-
-// Every place of a text and every bright sample of an image counts.
-void computeModel(Tensors const& tensors)
-{
-    auto const& ids = tensors.at("input_ids");
-    auto const& logits = tensors.at("logits");
-    auto const batch = static_cast<std::size_t>(ids.shape[0]);
-    auto const columns = static_cast<std::size_t>(ids.shape[1]);
-    for (std::size_t row = 0; row < batch; ++row)
-    {
-        std::int64_t sum = 0;
-        for (std::size_t at = row * columns; at < (row + 1) * columns; ++at)
-        {
-            sum += ids.at(at) * tensors.at("attention_mask").at(at) * static_cast<std::int64_t>(at - row * columns + 1);
-        }
-        for (auto const& [name, tensor] : tensors)
-        {
-            auto const size = tensor.count() / batch;
-            auto const weight = name.back() == '2' ? 5 : 3;
-            for (std::size_t at = row * size; at < (row + 1) * size && name.compare(0, 6, "pixel_") == 0; ++at)
-            {
-                float value = 0;
-                std::memcpy(&value, tensor.data + at * kKINDS.at(tensor.dtype).size, 4);
-                sum += weight * (tensor.dtype == "int64" ? tensor.at(at) : value > 0);
-            }
-        }
-        auto const classes = static_cast<std::size_t>(logits.shape[1]);
-        for (std::size_t index = 0; index < classes; ++index)
-        {
-            logits.put(row * classes + index, static_cast<float>(sum * static_cast<std::int64_t>(index + 2) % 31));
-        }
-    }
 }
 
 class Engine final : public ICudaEngine
@@ -387,7 +167,12 @@ public:
     {
         if (mEngine.entry().find("fails"))
         {
-            complain("the tactic was lost");
+            // The second time without a word, as a refused address is.
+            if (!mTold)
+            {
+                complain("the tactic was lost");
+            }
+            mTold = true;
             return false;
         }
         // What is set later is for the next call.
@@ -434,13 +219,11 @@ private:
                 stop(name + " and its present should have one address in place, and two otherwise");
             }
         }
-        auto const& component = entry.at("component").string();
-        component == "vision" ? computeVision(tensors)
-            : component == "model" ? computeModel(tensors)
-                                   : computeDecoder(tensors, kind);
+        fake::compute(entry.at("component").string(), kind, tensors);
     }
 
     Engine const& mEngine;
+    bool mTold = false;
     int mProfile = -1;
     memvp::Shapes mShapes;
     std::map<std::string, void*> mAddresses;
