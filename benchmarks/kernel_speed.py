@@ -6,7 +6,9 @@
 Sizes are LLaMA-7B's. Every lowering is timed alone, as the operator, and inside the block that it belongs to (gate, up,
 down and the memory): a native memory is part of the FFN's products and has no time of its own, so its cost is the
 block's time less that of the FFN without memory. The tensors of consecutive calls are different ones, together larger
-than the L2 cache. Times are of CUDA graphs. Writes benchmarks/results/kernel-speed.json.
+than the L2 cache. Times are of CUDA graphs; beside them stands what the same calls take when they are launched one by
+one, and what a launch takes that does nothing. A lowering of torch's compiler that fails is left out, and named.
+Writes benchmarks/results/kernel-speed.json, anew after every case.
 """
 
 import argparse
@@ -17,6 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from memvp_export.plugins.kernels import interface, on_torch
@@ -152,29 +155,46 @@ class Timed:
     """A run over all tensor sets, as one CUDA graph where there is a GPU."""
 
     def __init__(self, run: Run, sets: list[Tensors]) -> None:
-        self.run, self.sets, self.graph = run, sets, None
-        for tensors in sets:
-            run(tensors)
-        if sets[0].hidden.is_cuda:
-            torch.cuda.synchronize()
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
-                for tensors in sets:
-                    run(tensors)
+        self.run, self.sets = run, sets
+        self._pass()
+        self.device = sets[0].hidden.device.type
+        self._timed = captured(self._pass) if self.device == "cuda" else self._pass
+
+    def _pass(self) -> None:
+        for tensors in self.sets:
+            self.run(tensors)
 
     def microseconds(self) -> float:
         """Of one call, mean over the sets of one pass."""
-        if self.graph is None:
-            start = time.perf_counter()
-            for tensors in self.sets:
-                self.run(tensors)
-            return 1e6 * (time.perf_counter() - start) / len(self.sets)
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        self.graph.replay()
-        end.record()
-        end.synchronize()
-        return 1e3 * begin.elapsed_time(end) / len(self.sets)
+        return elapsed_us(self.device, self._timed) / len(self.sets)
+
+    def launched(self, passes: int) -> float:
+        """The same without a graph, median of the passes."""
+        return statistics.median(elapsed_us(self.device, self._pass) for _ in range(passes)) / len(self.sets)
+
+
+def captured(work: Callable[[], None]) -> Callable[[], None]:
+    """The work as a CUDA graph; it must have run before."""
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay
+
+
+def elapsed_us(device: str, work: Callable[[], object]) -> float:
+    """Microseconds of some work, on a GPU between events of the current stream."""
+    if device != "cuda":
+        start = time.perf_counter()
+        work()
+        return 1e6 * (time.perf_counter() - start)
+    torch.cuda.synchronize()
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    work()
+    end.record()
+    end.synchronize()
+    return 1e3 * begin.elapsed_time(end)
 
 
 def percentiles(samples: list[float]) -> dict[str, float]:
@@ -204,17 +224,25 @@ def bandwidth(device: str, dry: bool) -> dict[str, float]:
     }
     found = {}
     for name, (moved, run) in runs.items():
-        seconds = []
-        for _ in range(12):
-            if device == "cuda":
-                torch.cuda.synchronize()
-            start = time.perf_counter()
-            run()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - start)
-        found[name] = 1e-9 * moved / statistics.median(seconds[2:])
+        times = [elapsed_us(device, run) for _ in range(12)]
+        found[name] = 1e-3 * moved / statistics.median(times[2:])
     return found
+
+
+def launch_floor(device: str) -> dict[str, float]:
+    """Microseconds from one launch to the next of a kernel that adds 1 to one number: one by one, and on a GPU in a
+    CUDA graph."""
+    number, count = torch.zeros(1, device=device), 200
+
+    def launches() -> None:
+        for _ in range(count):
+            number.add_(1)
+
+    ways = {"one by one": launches}
+    launches()
+    if device == "cuda":
+        ways["in a graph"] = captured(launches)
+    return {name: statistics.median(elapsed_us(device, work) for _ in range(12)) / count for name, work in ways.items()}
 
 
 def least_bytes(sizes: Sizes, batch: int, tokens: int, element: int) -> int:
@@ -225,15 +253,15 @@ def least_bytes(sizes: Sizes, batch: int, tokens: int, element: int) -> int:
 
 def measure(
     case: tuple[int, int], sizes: Sizes, arguments: argparse.Namespace, library: ctypes.CDLL | None, device: str
-) -> dict[str, object]:
-    """One case: microseconds by lowering, differences to the plain block, errors against float64."""
+) -> dict[str, Any]:
+    """One case: microseconds by lowering, in a graph and launched one by one, and errors against float64."""
     torch.compiler.reset()  # or it stops compiling after a few shapes
     batch, tokens = case
     dtype = getattr(torch, arguments.dtype)
     moved = least_bytes(sizes, batch, tokens, dtype.itemsize)
     cache = torch.cuda.get_device_properties(0).L2_cache_size if device == "cuda" else 0
     made = lowerings(library, arguments.dry_run)
-    found: dict[str, object] = {"batch": batch, "tokens": tokens, "least_bytes": moved}
+    found: dict[str, Any] = {"batch": batch, "tokens": tokens, "least_bytes": moved}
     for part in ("operator", "block"):
         # A block's weights alone are larger than any L2 cache.
         count = 2 if part == "block" or arguments.dry_run else max(2, 3 * cache // moved + 1)
@@ -244,12 +272,26 @@ def measure(
             needed = interface.workspace_bytes(library, problem)
             for t in sets:
                 t.workspace.resize_(needed)
-        runs = {name: Timed(forms[part], sets) for name, forms in made.items() if part in forms}
+        runs, failed = timed({name: forms[part] for name, forms in made.items() if part in forms}, sets)
         found[f"{part}_us"] = in_turns(runs, arguments.passes)
-        forms_here = {name: forms[part] for name, forms in made.items() if part in forms and name != "plain"}
-        found[f"{part}_error"] = {name: error(form, sets[0], part) for name, form in forms_here.items()}
+        found[f"{part}_launched_us"] = {name: run.launched(arguments.passes) for name, run in runs.items()}
+        found[f"{part}_error"] = {name: error(one.run, sets[0], part) for name, one in runs.items() if name != "plain"}
+        found[f"{part}_failed"] = failed
         del sets, runs
     return found
+
+
+def timed(forms: dict[str, Run], sets: list[Tensors]) -> tuple[dict[str, Timed], dict[str, str]]:
+    """The forms by name, ready to be timed, and why torch's compiler could not make its own where it could not."""
+    runs, failed = {}, {}
+    for name, form in forms.items():
+        try:
+            runs[name] = Timed(form, sets)
+        except Exception as error:
+            if name != "compile":
+                raise
+            failed[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+    return runs, failed
 
 
 def error(run: Run, t: Tensors, part: str) -> float:
@@ -260,10 +302,9 @@ def error(run: Run, t: Tensors, part: str) -> float:
     return float((run(t).double() - wanted).norm() / wanted.norm())
 
 
-def show(found: dict[str, object], reachable: float) -> None:
+def show(found: dict[str, Any], reachable: float) -> None:
     """One line a lowering."""
     operator, block = found["operator_us"], found["block_us"]
-    assert isinstance(operator, dict) and isinstance(block, dict) and isinstance(found["least_bytes"], int)
     print(f"B={found['batch']} T={found['tokens']}  (plain FFN {block['plain']['median']:.1f} us)")
     for name, times in operator.items():
         rate = 1e-3 * found["least_bytes"] / times["median"]
@@ -271,8 +312,12 @@ def show(found: dict[str, object], reachable: float) -> None:
         print(
             f"  {name:8} operator {times['median']:8.1f} us [{times['p10']:.1f}, {times['p90']:.1f}], "
             f"{100 * rate / reachable:4.0f} % of the bandwidth; adds {added:7.1f} us to the block; "
-            f"native/this {operator['native']['median'] / times['median']:.2f}"
+            f"native/this {operator['native']['median'] / times['median']:.2f}; "
+            f"launched one by one {found['operator_launched_us'][name]:.1f} us"
         )
+    for part in ("operator", "block"):
+        for name, why in found[f"{part}_failed"].items():
+            print(f"  {name:8} {part} left out: {why}")
 
 
 def machine(device: str) -> dict[str, object]:
@@ -305,15 +350,17 @@ def main() -> None:
     found |= {"sizes": vars(sizes), "passes": arguments.passes}
     rates = bandwidth(device, arguments.dry_run)
     print(f"bandwidth measured here: {rates['copy']:.0f} GB/s copied, {rates['read']:.0f} GB/s read")
-    cases = []
+    floor = launch_floor(device)
+    print("a launch takes " + ", ".join(f"{microseconds:.2f} us {way}" for way, microseconds in floor.items()))
+    cases: list[dict[str, Any]] = []
+    found |= {"bandwidth_gb_per_s": rates, "launch_us": floor, "cases": cases}
     with torch.inference_mode():
         for case in chosen:
             cases.append(measure(case, sizes, arguments, library, device))
             show(cases[-1], max(rates.values()))
-    found |= {"bandwidth_gb_per_s": rates, "cases": cases}
-    if output is not None:
-        output.parent.mkdir(exist_ok=True, parents=True)
-        output.write_text(json.dumps(found, indent=1) + "\n")
+            if output is not None:
+                output.parent.mkdir(exist_ok=True, parents=True)
+                output.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

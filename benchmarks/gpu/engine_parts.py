@@ -1,11 +1,14 @@
 """Engines of the shipped model and of a LLaMA-7B-shaped one: built, read back, compared with PyTorch, and measured.
 
 One part compiles the plugin, one exports each bundle, and one more takes each variant of it the whole way, in a copy of
-the bundle that shares its files. Decoding in a CUDA graph is left out: the session of engines does not offer it.
+the bundle that shares its files: a quantized one is calibrated there first.
 """
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,17 +16,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from parts import Part, Place
+import kernel_counts
+from parts import Part, Place, no_tensorrt
 
 SHAPES, LARGE = "shapes", "llama-7b"
 # (precision, --plugin, --cache)
 VARIANTS = {
     SHAPES: [
-        *((precision, plugin, "delta") for precision in ("fp32", "fp16", "bf16") for plugin in ("off", "on")),
+        *((precision, plugin, "delta") for precision in ("fp16", "bf16", "fp32") for plugin in ("off", "on")),
         ("fp16", "off", "concat"),
+        ("fp16", "off", "in_place"),
     ],
-    LARGE: [("fp16", "off", "delta"), ("fp16", "on", "delta"), ("bf16", "off", "delta"), ("fp16", "off", "concat")],
+    LARGE: [
+        *(("fp16", "off", "delta"), ("fp16", "on", "delta"), ("fp16", "off", "in_place"), ("fp16", "off", "concat")),
+        *(("bf16", "off", "delta"), ("bf16", "on", "delta")),
+    ],
 }
+QUANTIZED = ("int8", "fp8", "int8-weights", "int4-weights")
+_QUESTIONS = "examples/shapes/questions.jsonl"
+# Of random weights the engines' speed alone means something.
+_MADE_UP = ("--synthetic", "--samples", "8", "--method", "max", "--no-smooth-quant")
+_SECONDS = {SHAPES: 150, LARGE: 300}
 _SUMMARY = ("by_profile", "memory_sites", "cache_copies", "seconds", "read_from", "activation")
 # Enough to see a graph go through; what is traced takes most of a dry run's time.
 _DRY_SIZES = {"layers": 1, "tower_blocks": 3}
@@ -33,14 +46,24 @@ def plugin_library(place: Place) -> dict[str, Any]:
     """Compile the plugin for this GPU; variants without it do not need it."""
     import torch
 
-    if place.dry_run or not torch.cuda.is_available():
-        return place.tool("plugin", "build", "-o", _library(place), "--dry-run")
+    if place.dry_run:
+        return place.tool("plugin", "build", "-o", library(place), "--dry-run")
+    if not torch.cuda.is_available():
+        return {"lacks": "torch sees no CUDA GPU"}
     major, minor = torch.cuda.get_device_capability()
-    return _through(place.tool("plugin", "build", "-o", _library(place), "--arch", f"{major}{minor}", "--json"))
+    return through(place.tool("plugin", "build", "-o", library(place), "--arch", f"{major}{minor}", "--json"))
 
 
-def _library(place: Place) -> Path:
+def library(place: Place) -> Path:
+    """Where the plugin is."""
     return place.work / "libmemvp_plugins.so"
+
+
+def no_library(place: Place) -> dict[str, str]:
+    """Let the tool find the plugin, compiled now where its part has not done so on this machine; what that lacks."""
+    made = {} if library(place).is_file() else plugin_library(place)
+    os.environ["MEMVP_PLUGIN"] = str(library(place))
+    return {"lacks": made["lacks"]} if "lacks" in made else {}
 
 
 def bundle(name: str, place: Place) -> dict[str, Any]:
@@ -53,7 +76,7 @@ def bundle(name: str, place: Place) -> dict[str, Any]:
     done = place.tool("onnx", source, "-o", target, "--precision", "fp16", "--overwrite", "--json", *golden)
     if name == LARGE:
         shutil.rmtree(source)
-    return _through(done)
+    return through(done) | {"layers": place.layers}
 
 
 def _write_source(folder: Path, place: Place) -> None:
@@ -66,14 +89,42 @@ def _write_source(folder: Path, place: Place) -> None:
 
 def variant(name: str, precision: str, plugin: str, cache: str, place: Place) -> dict[str, Any]:
     """Build the engines of a variant, list their layers, compare them with PyTorch and measure them beside it."""
+    if lacks := no_tensorrt():
+        return lacks
+    if plugin == "on" and not place.dry_run and (lacks := no_library(place)):
+        return lacks
+    found: dict[str, Any] = {"precision": precision, "plugin": plugin, "cache": cache}
+    with copied(exported(name, place), place.work / f"{name}-{precision}-{plugin}-{cache}.bundle") as root:
+        if precision in QUANTIZED:
+            # What it has to be faster than.
+            plain = through(place.tool("trt", root, "--fp16", "--plugin", plugin))
+            if "lacks" in plain:
+                return {"lacks": plain["lacks"]}
+            found["calibrated"] = _calibrated(root, name, precision, place)
+        options = "--plugin", plugin, "--cache", cache
+        judged = _judged_by(name, place) if precision in QUANTIZED else ()
+        taken = taken_whole_way(root, options, precision, place, new_tokens=16, judged=judged)
+    return found | taken
+
+
+def exported(name: str, place: Place) -> Path:
+    """The bundle, exported now where its part has not made it on this machine."""
     made = place.work / f"{name}.bundle"
     if not made.is_dir():
-        return {"lacks": f"the part {name}-bundle did not get through"}
-    if _library(place).is_file():
-        os.environ["MEMVP_PLUGIN"] = str(_library(place))
-    with copied(made, place.work / f"{name}-{precision}-{plugin}-{cache}.bundle") as root:
-        found = _taken(root, precision, plugin, cache, place)
-    return {"precision": precision, "plugin": plugin, "cache": cache} | found
+        bundle(name, place)
+    return made
+
+
+def _judged_by(name: str, place: Place) -> tuple[object, ...] | None:
+    """Options of `check` for quantized engines: answers are judged, and random weights have none to keep."""
+    return ("--data", place.root / _QUESTIONS) if name == SHAPES else None
+
+
+def _calibrated(root: Path, name: str, precision: str, place: Place) -> dict[str, Any]:
+    words = ("--data", place.root / _QUESTIONS, "--samples", "32") if name == SHAPES else _MADE_UP
+    done = through(place.tool("calibrate", root, "--precision", precision, *words, "--no-sensitivity", "--json"))
+    # The report has a row for every layer.
+    return {key: value for key, value in done.items() if key != "json"}
 
 
 @contextmanager
@@ -88,42 +139,88 @@ def copied(bundle: Path, root: Path) -> Iterator[Path]:
         shutil.rmtree(root)
 
 
-def engines_of(root: Path, place: Place) -> dict[str, Any]:
-    """What `inspect` says of the engines in a bundle, by component."""
-    engines = place.tool("inspect", root, "--json")["json"]["engines"]
-    return {one["component"]: {key: one.get(key) for key in _SUMMARY} for one in engines}
+def engines_of(root: Path, precision: str, place: Place) -> dict[str, Any]:
+    """What `inspect` says of the engines of a precision, by component, with the kernels of a decoder's layer; the
+    lists of their layers go to `layers`."""
+    (place.results / "layers").mkdir(exist_ok=True)
+    found = {}
+    for engine in place.tool("inspect", root, "--json")["json"]["engines"]:
+        if engine["precision"] == precision:
+            record = json.loads(Path(engine["record"]).read_text())
+            listed = place.results / "layers" / f"{root.stem}-{engine['component']}.json"
+            listed.write_text(json.dumps(record["layers"], indent=1) + "\n")
+            kernels = {"kernels": kernel_counts.counts(record)}
+            found[engine["component"]] = {key: engine.get(key) for key in _SUMMARY} | kernels
+    return found
 
 
-def _taken(root: Path, precision: str, plugin: str, cache: str, place: Place) -> dict[str, Any]:
-    built = place.tool("trt", root, f"--{precision}", "--plugin", plugin, "--cache", cache, "--json")
+def taken_whole_way(
+    root: Path,
+    options: tuple[str, ...],
+    precision: str,
+    place: Place,
+    new_tokens: int,
+    judged: tuple[object, ...] | None = (),
+) -> dict[str, Any]:
+    """Engines of a bundle in a precision built, read back, compared with the golden samples, and measured beside
+    PyTorch; of a model that writes answers these too, of so many tokens (0 of others), and decode steps as CUDA graphs.
+    As far as it went. judged are options of `check`; None leaves it out."""
+    built = place.tool("trt", root, f"--{precision}", *options, "--json")
     if built["code"]:
         return {"lacks": built["lacks"], "build": built} if "lacks" in built else {"build": built}
     # Only the command's figures: the entries are in the report of `inspect`.
     del built["json"]
-    engines = engines_of(root, place)
+    engines = engines_of(root, precision, place)
     asked = ["--backend", "tensorrt", "--precision", precision]
-    check = place.tool("check", root, *asked, "--json")
-    # What cannot be run for want of a GPU cannot be measured either.
+    # A dry run's bundle has no questions.
+    answers = ["--new-tokens", new_tokens] if new_tokens and not place.dry_run else []
     measure = ["bench", root, "--backend", "torch", *asked, "--duration", "0.5", "--json"]
-    bench = check if "lacks" in check else place.tool(*measure)
-    return {"build": built, "engines": engines, "check": check, "bench": bench}
+    found = {"build": built, "engines": engines}
+    if judged is not None:
+        found["check"] = place.tool("check", root, *asked, *judged, "--json")
+    bench = found["bench"] = place.tool(*measure, *answers)
+    if new_tokens and "lacks" not in bench:
+        found["graphs"] = place.tool(*measure, "--stage", "decode", "--cuda-graphs")
+    return found
 
 
-def _through(done: dict[str, Any]) -> dict[str, Any]:
+def tests(place: Place) -> dict[str, Any]:
+    """The tests of engines on a GPU: parity in every profile, the same answers, calls as CUDA graphs."""
+    if place.dry_run:
+        return {"lacks": "this is a dry run"}
+    if lacks := no_tensorrt() or no_library(place):
+        return lacks
+    files = [place.root / f"tests/gpu/test_{name}engines.py" for name in ("", "encoder_decoder_")]
+    command = [sys.executable, "-m", "pytest", *files]
+    done = subprocess.run(list(map(str, command)), cwd=place.root, capture_output=True, text=True)
+    print(done.stdout, done.stderr, flush=True)
+    if done.returncode:
+        raise SystemExit("the tests of engines failed")
+    return {"said": done.stdout.splitlines()[-1:]}
+
+
+def through(done: dict[str, Any]) -> dict[str, Any]:
     """What a command said, unless it failed for a reason other than what this machine lacks."""
     if done["code"] and "lacks" not in done:
         raise SystemExit(done["said"])
     return done
 
 
+def _part(name: str, precision: str, plugin: str, cache: str, seconds: int) -> Part:
+    title = f"{name}-{precision}-{'plugin' if plugin == 'on' else 'native'}-{cache}"
+    return Part(title, seconds, partial(variant, name, precision, plugin, cache))
+
+
 def _parts() -> list[Part]:
     found = [Part("plugin-library", 240, plugin_library)]
     for name, variants in VARIANTS.items():
         found.append(Part(f"{name}-bundle", 300, partial(bundle, name)))
-        for precision, plugin, cache in variants:
-            title = f"{name}-{precision}-{'plugin' if plugin == 'on' else 'native'}-{cache}"
-            found.append(Part(title, 150 if name == SHAPES else 300, partial(variant, name, precision, plugin, cache)))
+        found += [_part(name, *each, _SECONDS[name]) for each in variants]
     return found
 
 
 PARTS = _parts()
+TESTS = Part("engine-tests", 460, tests)
+QUANTIZED_PARTS = [
+    _part(name, mode, "off", "delta", seconds) for name, seconds in ((SHAPES, 300), (LARGE, 480)) for mode in QUANTIZED
+]

@@ -5,28 +5,33 @@
     python benchmarks/gpu/run_all.py --results FOLDER --dry-run     (on any machine, at sizes that mean nothing)
 
 Needs the repository, PyTorch, and what memvp-export needs; nothing has to be installed from it, and nothing is fetched.
-Kernels also need nvcc; engines need a TensorRT that Python can import as `tensorrt` or `tensorrt_rtx`. What is missing
-is said in the part that needs it, and the others run.
+Kernels also need nvcc; engines need a TensorRT that Python can import as `tensorrt` or `tensorrt_rtx`; the plugin needs
+TensorRT's C++ headers. What is missing is said in the part that needs it, and the others run.
 
-Every part runs in a process of its own, writes <part>.log and, once it is through, <part>.json; a part whose JSON is
-there is not run again, so that a second call goes on where the first one stopped. No part is started for which the
-budget has no time left. Short tables of all that is there come last.
+Every part runs in a process of its own, writes <part>.log and, once it is through, <part>.json. A part that is through
+is not run again, so that a second call goes on where the first one stopped; one that lacked something is. Parts come in
+the order of what they are worth, and none is started with less than half of its limit left in the budget. A bundle that
+is gone, as on another machine to which only the JSON files were taken, is exported again by the part that needs it.
+Short tables of all that is there come last.
 """
 
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import engine_parts
+import family_parts
 import kernel_parts
 import paper_latency
 import result_tables
 import tensorrt8_parts
 from parts import Part, Place
+from result_values import found_in
 
 ROOT = Path(__file__).resolve().parents[2]
 BUDGET = 1800
@@ -39,13 +44,25 @@ def environment(place: Place) -> dict[str, object]:
     return {"machine": describe(), "state": state(), "doctor": place.tool("doctor", "--json")}
 
 
-PARTS = [Part("environment", 90, environment), *kernel_parts.PARTS, paper_latency.PART, *engine_parts.PARTS]
-PARTS += tensorrt8_parts.PARTS
+# The sanitizer takes long, and says nothing that changes what is measured.
+PARTS = [
+    Part("environment", 90, environment),
+    *kernel_parts.PARTS,
+    *engine_parts.PARTS,
+    *tensorrt8_parts.PARTS,
+    paper_latency.PART,
+    *family_parts.PARTS,
+    *engine_parts.QUANTIZED_PARTS,
+    engine_parts.TESTS,
+    kernel_parts.SANITIZER,
+]
 
 
 def run_part(part: Part, place: Place, arguments: list[str], seconds: float) -> str:
     """Run a part in a process of its own; "done", "failed" or "out of time"."""
     command = [sys.executable, __file__, *arguments, "--run", part.name]
+    # What an earlier call left must not stand for this one.
+    place.json(part.name).unlink(missing_ok=True)
     with (place.results / f"{part.name}.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         try:
@@ -56,9 +73,10 @@ def run_part(part: Part, place: Place, arguments: list[str], seconds: float) -> 
             process.wait()
             return "out of time"
         except BaseException:
+            # An interrupt, or the end of a lease: nothing may go on on the GPU.
             os.killpg(process.pid, 9)
             raise
-    return "failed" if code else "done"
+    return f"failed: see {part.name}.log" if code else "done"
 
 
 def run_here(part: Part, place: Place) -> None:
@@ -85,6 +103,7 @@ def make_importable() -> None:
 def main() -> int:
     """Command line; returns 1 where a part failed or ran out of time."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     parser.add_argument("--results", type=Path, default=ROOT / "build" / "gpu")
     parser.add_argument("--part", action="append", choices=[part.name for part in PARTS], metavar="NAME")
     parser.add_argument("--layers", type=int, default=4, help="of the LLaMA-7B-shaped model")
@@ -92,38 +111,45 @@ def main() -> int:
     parser.add_argument(
         "--tensorrt-8", type=Path, metavar="PROGRAM", help="runs a Python with TensorRT 8; a script may set its paths"
     )
+    parser.add_argument(
+        "--tensorrt-8-headers", type=Path, metavar="FOLDER", help="with NvInfer.h, for its plugin's parts"
+    )
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--list", action="store_true", help="name the parts and their limits")
     parser.add_argument("--run", choices=[part.name for part in PARTS], help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.list:
-        print("\n".join(f"{part.name:32}{part.seconds:5d} s" for part in PARTS))
+        print("\n".join(f"{part.name:40}{part.seconds:5d} s" for part in PARTS))
         return 0
     asked.results.mkdir(parents=True, exist_ok=True)
-    python8 = asked.tensorrt_8.absolute() if asked.tensorrt_8 else None
-    place = Place(ROOT, asked.results.resolve(), asked.layers, asked.dry_run, python8)
+    if asked.dry_run and any(not one["dry_run"] for one in found_in(asked.results).values()):
+        parser.error(f"{asked.results} holds what was measured: name another folder for a dry run.")
+    given = {"--tensorrt-8": asked.tensorrt_8, "--tensorrt-8-headers": asked.tensorrt_8_headers}
+    host8 = {option: path and path.absolute() for option, path in given.items()}
+    place = Place(ROOT, asked.results.resolve(), asked.layers, asked.dry_run, *host8.values())
     if asked.run:
         make_importable()
         run_here(next(part for part in PARTS if part.name == asked.run), place)
         return 0
     arguments = ["--results", str(place.results), "--layers", str(asked.layers)]
     arguments += ["--dry-run"] if asked.dry_run else []
-    arguments += ["--tensorrt-8", str(python8)] if python8 else []
+    arguments += [word for option, path in host8.items() if path for word in (option, str(path))]
     end, failed = time.monotonic() + asked.budget, False
     for part in PARTS:
         left = end - time.monotonic()
         if asked.part and part.name not in asked.part:
             continue
-        if place.json(part.name).exists():
+        if place.found(part.name) is not None:
             state = "there already"
-        elif left < min(part.seconds, 30):
+        elif left < part.seconds / 2:
             state = "not started: the budget is used up"
         else:
             state = run_part(part, place, arguments, min(part.seconds, left))
             failed |= state != "done"
-        print(f"{part.name:32}{state}", flush=True)
-    print()
-    print(result_tables.tables(place.results))
+        print(f"{part.name:40}{state}", flush=True)
+    shown = result_tables.tables(place.results)
+    (place.results / "tables.txt").write_text(shown + "\n")
+    print(f"\n{shown}")
     return int(failed)
 
 

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from memvp_export.exporter.bundle import Bundle
 from memvp_export.exporter.demo import SHAPES
@@ -84,7 +85,36 @@ def test_engines_pass_the_check_and_answer_as_the_graphs_do(way: str, built: Cal
     assert not [note for note in report.notes if "not run" in note or "was not compared" in note]
     questions = list(read_requests(SHAPES / "questions.jsonl"))[:16]
     found, expected = (
-        [answer.text for answer in open_pipeline(bundle, backend).answer(questions)]
+        [answer.text for answer in open_pipeline(bundle, backend=backend).answer(questions)]
         for backend in ("tensorrt", "onnxruntime")
     )
     assert found == expected and len({*found}) > 1
+
+
+def test_calls_that_come_again_are_launches_of_a_graph_that_sees_new_inputs(built: Callable[[str], Bundle]) -> None:
+    from memvp_export.exporter.engines.session import TensorRTSession
+
+    bundle = built("native")
+    size = bundle.manifest["preprocessing"]["height"], bundle.manifest["preprocessing"]["width"]
+    with TensorRTSession(bundle) as plain, TensorRTSession(bundle, cuda_graphs=True) as graphs:
+        seen = []
+        for seed in range(4):
+            pixels = np.random.default_rng(seed).standard_normal((1, 3, *size)).astype(np.float32)
+            inputs = {"pixel_values": pixels, "image_indicator": np.ones(1, np.float32)}
+            found, expected = (
+                session.run("vision", inputs)["visual_memory"].astype(np.float32) for session in (graphs, plain)
+            )
+            assert np.linalg.norm(found - expected) <= 1e-3 * np.linalg.norm(expected)
+            seen.append(found)
+        assert graphs.replayed["vision"] == 3 and not plain.replayed["vision"]
+        assert np.linalg.norm(seen[3] - seen[2]) > 1e-2 * np.linalg.norm(seen[2])
+
+
+@pytest.mark.parametrize("way", ["native", "plugin", "in place"])
+def test_decode_steps_are_measured_as_graphs(way: str, built: Callable[[str], Bundle]) -> None:
+    from memvp_export.exporter.bench.measure import bench
+    from memvp_export.exporter.bench.options import Options
+
+    report = bench(built(way), ["tensorrt"], options=Options(stages=("decode",), duration=0, cuda_graphs=True))
+    (lane,) = report.lanes
+    assert lane["cuda_graphs"] == ["decoder"] and {result.load.stage for result in report.results} == {"decode"}
