@@ -1,4 +1,4 @@
-"""Real engines of the odd model, built once a run by the TensorRT that needs no GPU."""
+"""Engines of the odd model: real ones, built once a run by the TensorRT that needs no GPU, and a FakeRuntime's."""
 
 import os
 import shutil
@@ -14,6 +14,8 @@ from ... import tensorrt_cpu
 
 # The plugin library of the tests of the adapter: compiled parts are kept between runs.
 from ...plugins.tensorrt.conftest import plugin_library  # noqa: F401
+from .fake_bundle import with_engines
+from .fake_tensorrt import FakeRuntime
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +46,22 @@ def engines_of(
         return Bundle.open(made[precision])
 
     return make
+
+
+@pytest.fixture(scope="session")
+def roots(bundle_of: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The odd model with engines of a precision that only a FakeRuntime can load. Tests must not change it."""
+    made: dict[str, Path] = {}
+
+    def make(precision: str) -> Path:
+        if precision not in made:
+            folder = tmp_path_factory.mktemp("engines")
+            made[precision] = with_engines(bundle_of(precision), folder, precision)
+        return made[precision]
+
+    return make
+
+
+@pytest.fixture
+def runtime() -> FakeRuntime:
+    return FakeRuntime()

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from memvp_export.exporter.bundle import Bundle, change
 from memvp_export.exporter.engines.profiles import make_profiles
 from memvp_export.exporter.engines.source_graph import graph_digests
@@ -73,3 +74,21 @@ def with_engines(
         graphs[name] = json.dumps({"onnx": str(lowered.path)})
     enter(root, entries, graphs)
     return root
+
+
+def decoder_inputs(past: int = 0, columns: int = 3, rows: int = 1, **changes: Any) -> dict[str, np.ndarray]:
+    """What the odd model's decoder takes in a call after `past` columns, random; changes come last."""
+    random = np.random.default_rng([past, columns, rows])
+    cache = {
+        f"past_key_values.{i}.{kind}": random.standard_normal((rows, 6, past, 16)).astype(np.float32)
+        for i in range(3)
+        for kind in ("key", "value")
+    }
+    inputs = {
+        "input_ids": random.integers(3, 150, (rows, columns)),
+        "attention_mask": np.ones((rows, past + columns), np.int64),
+        "position_ids": np.tile(np.arange(past, past + columns), (rows, 1)),
+        "logits_positions": np.full((rows, 1), columns - 1),
+        "visual_memory": random.standard_normal((rows, 256, 96)).astype(np.float32),
+    }
+    return inputs | cache | changes

@@ -11,11 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from memvp_export.exporter.bench.measure import bench
-from memvp_export.exporter.bench.options import Options
 from memvp_export.exporter.bundle import Bundle, change
-from memvp_export.exporter.data import Request
-from memvp_export.exporter.engines import session as session_module
 from memvp_export.exporter.engines.cuda_runtime import Cuda
 from memvp_export.exporter.engines.device_memory import NO_MEMORY
 from memvp_export.exporter.engines.engine_error import EngineError
@@ -23,11 +19,8 @@ from memvp_export.exporter.engines.session import TensorRTSession
 from memvp_export.exporter.engines.shapes import NoProfile
 from memvp_export.exporter.errors import EnvironmentLack, InputError
 from memvp_export.exporter.onnx_session import OnnxSession
-from memvp_export.exporter.pipeline import Pipeline
-from memvp_export.exporter.run import open_session, run, run_component
-from memvp_export.exporter.settings import Settings
 
-from .fake_bundle import enter, entry_of, with_engines
+from .fake_bundle import decoder_inputs, enter, entry_of, with_engines
 from .fake_tensorrt import HERE, FakeRuntime
 
 RANDOM = np.random.default_rng(0)
@@ -37,52 +30,17 @@ PIXELS = {
 }
 
 
-@pytest.fixture(scope="module")
-def roots(bundle_of: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    made: dict[str, Path] = {}
-
-    def make(precision: str) -> Path:
-        if precision not in made:
-            folder = tmp_path_factory.mktemp("engines")
-            made[precision] = with_engines(bundle_of(precision), folder, precision)
-        return made[precision]
-
-    return make
-
-
-@pytest.fixture
-def runtime() -> FakeRuntime:
-    return FakeRuntime()
-
-
 @pytest.fixture
 def session(roots: Callable[[str], Path], runtime: FakeRuntime) -> Iterator[TensorRTSession]:
     with TensorRTSession(Bundle.open(roots("fp32")), runtime=runtime) as opened:  # type: ignore[arg-type]
         yield opened
 
 
-def decoder(past: int = 0, columns: int = 3, rows: int = 1, **changes: Any) -> dict[str, np.ndarray]:
-    random = np.random.default_rng([past, columns, rows])
-    cache = {
-        f"past_key_values.{i}.{kind}": random.standard_normal((rows, 6, past, 16)).astype(np.float32)
-        for i in range(3)
-        for kind in ("key", "value")
-    }
-    inputs = {
-        "input_ids": random.integers(3, 150, (rows, columns)),
-        "attention_mask": np.ones((rows, past + columns), np.int64),
-        "position_ids": np.tile(np.arange(past, past + columns), (rows, 1)),
-        "logits_positions": np.full((rows, 1), columns - 1),
-        "visual_memory": random.standard_normal((rows, 256, 96)).astype(np.float32),
-    }
-    return inputs | cache | changes
-
-
 @pytest.mark.parametrize(("past", "columns", "rows"), [(0, 3, 1), (0, 1, 2), (5, 1, 2), (5, 4, 4)])
 def test_results_are_those_of_the_graph(
     session: TensorRTSession, roots: Callable[[str], Path], past: int, columns: int, rows: int
 ) -> None:
-    inputs = decoder(past, columns, rows)
+    inputs = decoder_inputs(past, columns, rows)
     found = session.run("decoder", inputs)
     expected = OnnxSession(Bundle.open(roots("fp32")), threads=1).run("decoder", inputs)
     assert list(found) == list(expected)
@@ -96,20 +54,20 @@ def test_results_are_those_of_the_graph(
 
 def test_the_narrowest_profile_that_holds_the_shapes_runs(session: TensorRTSession, runtime: FakeRuntime) -> None:
     for past, columns in ((0, 3), (3, 1), (4, 2), (0, 1)):
-        session.run("decoder", decoder(past, columns))
+        session.run("decoder", decoder_inputs(past, columns))
     prefill, decode = runtime.engines["decoder"].contexts
     assert (prefill.profile, decode.profile) == (0, 1)
     assert [run["input_ids"] for run in prefill.runs] == [(1, 3), (1, 2)]
     assert [run["input_ids"] for run in decode.runs] == [(1, 1), (1, 1)]
-    session.run("decoder", decoder(3, 1), profile="prefill")
+    session.run("decoder", decoder_inputs(3, 1), profile="prefill")
     assert len(prefill.runs) == 3
     with pytest.raises(InputError, match="no profile 'chunks'; it has prefill, decode"):
-        session.run("decoder", decoder(), profile="chunks")
+        session.run("decoder", decoder_inputs(), profile="chunks")
 
 
 def test_contexts_share_one_buffer_for_activations(session: TensorRTSession, runtime: FakeRuntime) -> None:
-    session.run("decoder", decoder(0, 3))
-    session.run("decoder", decoder(3, 1))
+    session.run("decoder", decoder_inputs(0, 3))
+    session.run("decoder", decoder_inputs(3, 1))
     session.run("vision", PIXELS)
     contexts = [context for engine in runtime.engines.values() for context in engine.contexts]
     assert len(contexts) == 3 and len({context.memory[0] for context in contexts}) == 1
@@ -127,7 +85,7 @@ def test_memory_held_for_activations_is_not_asked_for_again(roots: Callable[[str
     def after_decoder(room: int) -> TensorRTSession:
         runtime = FakeRuntime(replace(HERE, gpu=replace(gpu, free=weights["decoder"] + 1000)))
         opened = TensorRTSession(Bundle.open(root), runtime=runtime)  # type: ignore[arg-type]
-        opened.run("decoder", decoder())
+        opened.run("decoder", decoder_inputs())
         runtime.here = replace(HERE, gpu=replace(gpu, free=room))
         return opened
 
@@ -142,22 +100,22 @@ def test_memory_held_for_activations_is_not_asked_for_again(roots: Callable[[str
 
 def test_an_engine_is_loaded_when_it_is_first_run(session: TensorRTSession, runtime: FakeRuntime) -> None:
     assert not runtime.engines
-    session.run("decoder", decoder())
+    session.run("decoder", decoder_inputs())
     assert list(runtime.engines) == ["decoder"]
     (first,) = runtime.engines.values()
-    session.run("decoder", decoder())
+    session.run("decoder", decoder_inputs())
     assert runtime.engines["decoder"] is first
 
 
 def test_buffers_are_kept_grow_and_are_given_back(session: TensorRTSession, runtime: FakeRuntime) -> None:
-    session.run("decoder", decoder(0, 4))
+    session.run("decoder", decoder_inputs(0, 4))
     first = runtime.cuda.mallocs
     for _ in range(3):
-        session.run("decoder", decoder(0, 4))
+        session.run("decoder", decoder_inputs(0, 4))
     assert runtime.cuda.mallocs == first
     before = len(runtime.cuda.live)
     for past in range(4, 40):
-        session.run("decoder", decoder(past, 1))
+        session.run("decoder", decoder_inputs(past, 1))
     # A cache that grows a column at each step is not a new buffer at each step.
     assert len(runtime.cuda.live) == before and runtime.cuda.mallocs - first < 10 * 9
     session.close()
@@ -168,7 +126,7 @@ def test_a_session_that_is_dropped_gives_everything_back_too(
     roots: Callable[[str], Path], runtime: FakeRuntime
 ) -> None:
     session = TensorRTSession(Bundle.open(roots("fp32")), runtime=runtime)  # type: ignore[arg-type]
-    session.run("decoder", decoder())
+    session.run("decoder", decoder_inputs())
     assert runtime.cuda.live
     del session
     gc.collect()
@@ -176,7 +134,7 @@ def test_a_session_that_is_dropped_gives_everything_back_too(
 
 
 def test_timings_are_told_apart(session: TensorRTSession) -> None:
-    inputs = decoder()
+    inputs = decoder_inputs()
     arrays, timing = session.timed_run("decoder", inputs, ["logits"])
     np.testing.assert_array_equal(arrays["logits"], session.run("decoder", inputs, ["logits"])["logits"])
     assert (timing.h2d, timing.gpu, timing.d2h) == (1e-6, 1e-6, 1e-6) and timing.host > 0
@@ -189,17 +147,19 @@ def test_positions_that_have_no_angles_are_refused(
     bundle_of: Callable[[str], Path],
     tmp_path: Path,
 ) -> None:
-    last = session.run("decoder", decoder(4, 2, position_ids=np.array([[0, 511]])))["logits"]
-    assert np.abs(last - session.run("decoder", decoder(4, 2))["logits"]).max() > 1e-3
+    last = session.run("decoder", decoder_inputs(4, 2, position_ids=np.array([[0, 511]])))["logits"]
+    assert np.abs(last - session.run("decoder", decoder_inputs(4, 2))["logits"]).max() > 1e-3
     ran = len(runtime.engines["decoder"].contexts[0].runs)
     for ids, range_ in (([0, 512], "0 to 512"), ([-1, 3], "-1 to 3")):
         with pytest.raises(InputError, match=rf"'position_ids' has {range_}; .* has angles for positions 0 to 511"):
-            session.run("decoder", decoder(4, 2, position_ids=np.array([ids])))
+            session.run("decoder", decoder_inputs(4, 2, position_ids=np.array([ids])))
     assert len(runtime.engines["decoder"].contexts[0].runs) == ran
     # The published form computes its angles.
     root = with_engines(bundle_of("fp32"), tmp_path, "fp32", cache="concat")
     with TensorRTSession(Bundle.open(root), runtime=FakeRuntime()) as whole:  # type: ignore[arg-type]
-        assert np.isfinite(whole.run("decoder", decoder(4, 2, position_ids=np.array([[-1, 600]])))["logits"]).all()
+        assert np.isfinite(
+            whole.run("decoder", decoder_inputs(4, 2, position_ids=np.array([[-1, 600]])))["logits"]
+        ).all()
 
 
 def test_more_columns_than_the_decoder_has_are_refused_whatever_the_profile_admits(
@@ -215,32 +175,52 @@ def test_more_columns_than_the_decoder_has_are_refused_whatever_the_profile_admi
             shapes["max"] = [longest.get(dim, size) for dim, size in zip(dims, shapes["max"], strict=True)]
         writer.write_manifest(manifest)
     with TensorRTSession(Bundle.open(root), runtime=runtime) as opened:  # type: ignore[arg-type]
-        assert opened.run("decoder", decoder(511, 1), ["logits"])["logits"].shape == (1, 1, 150)
+        assert opened.run("decoder", decoder_inputs(511, 1), ["logits"])["logits"].shape == (1, 1, 150)
         with pytest.raises(InputError, match="509 columns of past and 4 new ones are more than the 512 that"):
-            opened.run("decoder", decoder(509, 4, position_ids=np.zeros((1, 4), int)))
+            opened.run("decoder", decoder_inputs(509, 4, position_ids=np.zeros((1, 4), int)))
 
 
 def without(name: str) -> dict[str, np.ndarray]:
-    return {key: array for key, array in decoder().items() if key != name}
+    return {key: array for key, array in decoder_inputs().items() if key != name}
 
 
 BAD: dict[str, tuple[str, dict[str, np.ndarray], str]] = {
-    "no such component": ("model", decoder(), "no component 'model'; its components are vision, decoder"),
+    "no such component": ("model", decoder_inputs(), "no component 'model'; its components are vision, decoder"),
     "an input missing": ("decoder", without("position_ids"), "decoder needs the input 'position_ids'"),
-    "an input too many": ("decoder", decoder(pixels=np.zeros(1)), "decoder has no input 'pixels'; it takes input_ids"),
-    "floats for ids": ("decoder", decoder(input_ids=np.ones((1, 3))), "'input_ids' is float64, the graph takes int64"),
-    "ids for floats": ("decoder", decoder(visual_memory=np.ones((1, 256, 96), int)), "the graph takes float32"),
-    "too few axes": ("decoder", decoder(input_ids=np.arange(3)), r"the shape \[3\]; it takes \[batch, sequence\]"),
-    "wrong width": ("decoder", decoder(visual_memory=np.ones((1, 256, 95))), r"\[1, 256, 95\].* takes \[1, 256, 96\]"),
-    "rows that differ": ("decoder", decoder(position_ids=np.zeros((2, 3), int)), r"'position_ids' .* takes \[1, 3\]"),
+    "an input too many": (
+        "decoder",
+        decoder_inputs(pixels=np.zeros(1)),
+        "decoder has no input 'pixels'; it takes input_ids",
+    ),
+    "floats for ids": (
+        "decoder",
+        decoder_inputs(input_ids=np.ones((1, 3))),
+        "'input_ids' is float64, the graph takes int64",
+    ),
+    "ids for floats": ("decoder", decoder_inputs(visual_memory=np.ones((1, 256, 96), int)), "the graph takes float32"),
+    "too few axes": (
+        "decoder",
+        decoder_inputs(input_ids=np.arange(3)),
+        r"the shape \[3\]; it takes \[batch, sequence\]",
+    ),
+    "wrong width": (
+        "decoder",
+        decoder_inputs(visual_memory=np.ones((1, 256, 95))),
+        r"\[1, 256, 95\].* takes \[1, 256, 96\]",
+    ),
+    "rows that differ": (
+        "decoder",
+        decoder_inputs(position_ids=np.zeros((2, 3), int)),
+        r"'position_ids' .* takes \[1, 3\]",
+    ),
     "one cache of another length": (
         "decoder",
-        decoder(4, 1, **{"past_key_values.2.value": np.zeros((1, 6, 3, 16), np.float32)}),
+        decoder_inputs(4, 1, **{"past_key_values.2.value": np.zeros((1, 6, 3, 16), np.float32)}),
         r"'past_key_values.2.value' has the shape \[1, 6, 3, 16\]; beside the other inputs it takes \[1, 6, 4, 16\]",
     ),
     "a mask too short": (
         "decoder",
-        decoder(4, 1, attention_mask=np.ones((1, 4), int)),
+        decoder_inputs(4, 1, attention_mask=np.ones((1, 4), int)),
         r"'attention_mask' has the shape \[1, 4\]; .* \[1, 5\], which is \[batch, past_sequence \+ sequence\]",
     ),
 }
@@ -258,22 +238,22 @@ def test_bad_inputs_are_named(
 
 def test_an_output_that_the_engine_does_not_have_is_refused(session: TensorRTSession) -> None:
     with pytest.raises(InputError, match="decoder has no output 'nothing'; it gives logits"):
-        session.run("decoder", decoder(), ["nothing"])
+        session.run("decoder", decoder_inputs(), ["nothing"])
 
 
 def test_shapes_that_no_profile_holds_are_refused_with_the_ranges(session: TensorRTSession) -> None:
     with pytest.raises(NoProfile, match="of decoder holds these shapes") as caught:
-        session.run("decoder", decoder(0, 3, rows=5))
+        session.run("decoder", decoder_inputs(0, 3, rows=5))
     assert "prefill takes input_ids [1-4, 1-48], not [5, 3]" in str(caught.value)
     assert "decode takes input_ids [1-4, 1], not [5, 3]" in str(caught.value)
     with pytest.raises(NoProfile, match="decode takes input_ids") as caught:
-        session.run("decoder", decoder(0, 3), profile="decode")
+        session.run("decoder", decoder_inputs(0, 3), profile="decode")
     assert "prefill" not in str(caught.value)
 
 
 def test_a_half_engine_takes_and_gives_its_own_type(roots: Callable[[str], Path], runtime: FakeRuntime) -> None:
     with TensorRTSession(Bundle.open(roots("fp16")), runtime=runtime) as session:  # type: ignore[arg-type]
-        found = session.run("decoder", decoder(2, 1))
+        found = session.run("decoder", decoder_inputs(2, 1))
         assert found["logits"].dtype == np.float32 and found["present.0.key"].dtype == np.float16
         assert session.run("vision", PIXELS)["visual_memory"].dtype == np.float16
 
@@ -328,7 +308,7 @@ def test_a_call_of_no_rows_at_all_has_addresses_too(summing: Callable[..., Tenso
 
 def test_a_component_without_an_engine_is_named(summing: Callable[..., TensorRTSession]) -> None:
     with pytest.raises(InputError, match="has no fp32 engine of 'decoder'"):
-        summing(sum_entry("float32")).run("decoder", decoder())
+        summing(sum_entry("float32")).run("decoder", decoder_inputs())
 
 
 def test_an_engine_that_is_not_what_its_entry_says_is_refused(summing: Callable[..., TensorRTSession]) -> None:
@@ -467,103 +447,3 @@ def test_host_code_is_judged_by_the_engine_and_not_by_its_manifest(summing: Call
     assert not runtime.engines
     runtime.code = True
     assert session.run("vision", inputs)["y"].shape == (1, 4)
-
-
-def test_answers_through_engines_are_those_of_the_graphs(
-    roots: Callable[[str], Path], runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(session_module, "process_runtime", lambda: runtime)
-    for text in ("what is this?", "the answer is"):
-        expected = run(roots("fp32"), text)
-        assert run(roots("fp32"), text, backend="tensorrt") == expected and expected.ids
-    prefill, decode = runtime.engines["decoder"].contexts
-    assert prefill.runs and [r["input_ids"] for r in decode.runs] == [(1, 1)] * len(decode.runs)
-
-
-def test_a_prompt_longer_than_a_prefill_is_run_in_pieces(
-    roots: Callable[[str], Path], runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(session_module, "process_runtime", lambda: runtime)
-    bundle, settings = Bundle.open(roots("fp32")), Settings(max_new_tokens=4)
-    text = "what is this? " * 40
-    with TensorRTSession(bundle) as opened:
-        pipeline = Pipeline.from_manifest(opened, opened.manifest, bundle.root)
-        assert pipeline.max_sequence == 96 < len(pipeline.tokenizer.encode(text))
-        (found,) = pipeline.answer([Request("1", text)], settings)
-    pieces = [run["input_ids"][1] for run in runtime.engines["decoder"].contexts[0].runs]
-    assert pieces == [44, 48] and found.truncated
-    # The graph takes the same 92 tokens in one call.
-    graph = Pipeline.from_manifest(OnnxSession(bundle, threads=1), bundle.manifest, bundle.root)
-    graph.max_sequence = 96
-    assert graph.answer([Request("1", text)], settings) == [found] and found.ids
-
-
-def test_the_choice_of_engines_is_told_and_a_lowering_is_of_engines_alone(
-    roots: Callable[[str], Path], runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(session_module, "process_runtime", lambda: runtime)
-    told: list[str] = []
-    run(roots("fp32"), "what is this?", backend="tensorrt", note=told.append)
-    (words,) = told
-    assert words.startswith("the engines that run, for tensorrt: ") and words.count("(native)") == 2
-    with pytest.raises(InputError, match=r"no fp32 engine of decoder with plugin lowering.*--plugin on"):
-        run(roots("fp32"), "what is this?", backend="tensorrt", lowering="plugin")
-    with pytest.raises(InputError, match="a lowering is of engines: onnxruntime runs the bundle's graphs"):
-        run(roots("fp32"), "what is this?", lowering="native")
-
-
-def test_a_cache_in_place_has_one_buffer_and_gives_the_same_answers(
-    roots: Callable[[str], Path],
-    bundle_of: Callable[[str], Path],
-    runtime: FakeRuntime,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> None:
-    root = with_engines(bundle_of("fp32"), tmp_path, "fp32", cache="in_place", capacity=96)
-    monkeypatch.setattr(session_module, "process_runtime", lambda: runtime)
-    for text in ("what is this?", "the answer is"):
-        expected = run(roots("fp32"), text)
-        assert run(root, text, backend="tensorrt") == expected and expected.ids
-    prefill, decode = runtime.engines["decoder"].contexts
-    assert prefill.runs and {r["past_key_values.0.key"] for r in decode.runs} == {(1, 6, 96, 16)}
-    addresses = [decode.addresses[f"{kind}.2.value"] for kind in ("past_key_values", "present")]
-    assert addresses[0] == addresses[1]
-    with TensorRTSession(Bundle.open(root), runtime=runtime) as session:  # type: ignore[arg-type]
-        assert session.manifest["components"]["decoder"]["ranges"]["past_sequence"] == [0, 95]
-        inputs = decoder(96, 3) | {"attention_mask": np.ones((1, 2), np.int64)}
-        with pytest.raises(InputError, match="leave -1 for past_sequence"):
-            session.run("decoder", inputs)
-        with pytest.raises(NoProfile, match="94 columns of past and 3 new ones are more than the 96 that the engine"):
-            session.run("decoder", inputs | {"attention_mask": np.ones((1, 97), np.int64)})
-
-
-def test_raw_tensors_through_an_engine(
-    roots: Callable[[str], Path], runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(session_module, "process_runtime", lambda: runtime)
-    np.savez(tmp_path / "in.npz", **decoder(4, 1))  # type: ignore[arg-type]
-    found = run_component(roots("fp32"), "decoder", tmp_path / "in.npz", tmp_path / "out.npz", backend="tensorrt")
-    assert found["present.0.key"].shape == (1, 6, 1, 16)
-
-
-def test_a_bench_says_which_components_ran_as_graphs(
-    roots: Callable[[str], Path], runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(session_module, "process_runtime", lambda: runtime)
-    options = Options(batch=1, past=5, prompt_tokens=3, warmup=1, iterations=2, duration=0, cuda_graphs=True)
-
-    def lane(**changes: Any) -> dict[str, Any]:
-        runtime.cuda.graphs.clear()
-        (found,) = bench(roots("fp32"), ("tensorrt",), options=replace(options, **changes)).lanes
-        return found
-
-    found = lane(stages=("decode",))
-    assert found["cuda_graphs"] == ["decoder"] and found["runs"].endswith("; CUDA graphs of decoder")
-    # The first call is an ordinary one, like those that fill the cache.
-    assert runtime.cuda.graphs == {"captured": 1, "launched": 3}
-    found = lane(stages=("answer",), new_tokens=3)
-    assert found["cuda_graphs"] == ["vision"], "each step of an answer has a longer past than the one before"
-    found = lane(stages=("decode",), cuda_graphs=False)
-    assert found["cuda_graphs"] is None and "CUDA graphs" not in found["runs"] and not runtime.cuda.graphs
-    with pytest.raises(InputError, match="CUDA graphs are of engines: onnxruntime runs on the CPU"):
-        open_session(Bundle.open(roots("fp32")), cuda_graphs=True)
