@@ -159,6 +159,8 @@ def _measure_load(report: BenchReport, lanes: list[Lane], load: Load, options: O
             found = measure(calls, options.warmup, options.iterations, options.duration)
             break
         except _LaneFailed as failed:
+            # Made anew, with other caches: these must not be held meanwhile.
+            calls = []
             lanes = [lane for lane in lanes if lane is not failed.lane]
             _close(failed.lane)
             if not lanes:

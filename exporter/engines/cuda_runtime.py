@@ -14,6 +14,7 @@ from .engine_error import EngineError
 _POINTER, _SIZE, _INT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
 # What the runtime calls take; all return an error code. Pointers that are filled in are passed by reference.
 _CALLS = {
+    "cudaGetLastError": [],
     "cudaGetDeviceCount": [_POINTER],
     "cudaDriverGetVersion": [_POINTER],
     "cudaRuntimeGetVersion": [_POINTER],
@@ -26,7 +27,7 @@ _CALLS = {
     "cudaMemcpyAsync": [_POINTER, _POINTER, _SIZE, _INT, _POINTER],
     "cudaMemcpy2DAsync": [_POINTER, _SIZE, _POINTER, _SIZE, _SIZE, _SIZE, _INT, _POINTER],
     "cudaMemsetAsync": [_POINTER, _INT, _SIZE, _POINTER],
-    "cudaStreamCreate": [_POINTER],
+    "cudaStreamCreateWithFlags": [_POINTER, ctypes.c_uint],
     "cudaStreamDestroy": [_POINTER],
     "cudaStreamSynchronize": [_POINTER],
     "cudaDeviceSynchronize": [],
@@ -47,6 +48,7 @@ _GRAPH_CALLS = {
 }
 # The mode of a capture in which other work of the process, such as memory that is given back, may go on.
 _RELAXED = 2
+_NON_BLOCKING = 1
 _TO_DEVICE, _TO_HOST, _ON_DEVICE = 1, 2, 3
 _MULTIPROCESSORS, _L2_BYTES, _MAJOR, _MINOR = 16, 38, 75, 76
 _OUT_OF_MEMORY = 2
@@ -128,17 +130,22 @@ class Cuda:
             if not hasattr(self._library, name):
                 raise EngineError(f"the CUDA runtime has no {name}: graphs need CUDA 11.4 or newer.", "environment")
             getattr(self._library, name).argtypes = arguments
-        self._call("cudaStreamBeginCapture", stream, _RELAXED)
         graph = _POINTER()
         try:
+            self._call("cudaStreamBeginCapture", stream, _RELAXED)
             work()
         except BaseException:
             # Until a capture is ended its stream runs nothing.
             self._library.cudaStreamEndCapture(stream, ctypes.byref(graph))
+            self._library.cudaGetLastError()
             if graph:
                 self._library.cudaGraphDestroy(graph)
             raise
-        self._call("cudaStreamEndCapture", stream, ctypes.byref(graph))
+        try:
+            self._call("cudaStreamEndCapture", stream, ctypes.byref(graph))
+        except EngineError as error:
+            # What was put on the stream is to blame, and not the machine.
+            raise EngineError(str(error), "input") from error
         try:
             return self._out(_POINTER, "cudaGraphInstantiateWithFlags", graph, 0)
         finally:
@@ -153,8 +160,8 @@ class Cuda:
         self._call("cudaGraphExecDestroy", graph)
 
     def stream(self) -> int:
-        """A new stream."""
-        return self._out(_POINTER, "cudaStreamCreate")
+        """A new stream, which waits for nothing that is put on the default one."""
+        return self._out(_POINTER, "cudaStreamCreateWithFlags", _NON_BLOCKING)
 
     def destroy_stream(self, stream: int) -> None:
         """Give a stream back."""
@@ -195,6 +202,9 @@ class Cuda:
 
     def _call(self, name: str, *arguments: Any) -> None:
         code = getattr(self._library, name)(*arguments)
+        if code:
+            # Else PyTorch, in the same process, would take this failure for one of its own.
+            self._library.cudaGetLastError()
         if code == _OUT_OF_MEMORY:
             asked = f" of {arguments[-1]:,} bytes" if name == "cudaMalloc" else ""
             raise EngineError(f"the GPU has too little free memory: {name}{asked} failed.", "environment")

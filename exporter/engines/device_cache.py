@@ -29,6 +29,8 @@ class Copier(Allocator, Protocol):
 
     def zero(self, pointer: int, size: int, stream: int) -> None: ...
 
+    def synchronize(self, stream: int) -> None: ...
+
 
 @dataclass(frozen=True)
 class Workspace:
@@ -155,6 +157,8 @@ class DeviceCache(Cache, Memory):
                     self._workspace.cuda.copy_rows(
                         to, pitch, source, pitch, len(run) * row, many, self._workspace.stream
                     )
+            # The cache may be dropped now, and to give memory back is not promised to wait for copies.
+            self._workspace.cuda.synchronize(self._workspace.stream)
         self._held = 1 - self._held
 
     def _take(self, outputs: Mapping[str, Any]) -> None:

@@ -62,7 +62,7 @@ def run(
             raise EngineError(with_reason(f"{engine_path} did not run.", logger(trt).errors), "environment")
 
     times, graph = [], 0
-    for _ in range(iterations):
+    for left in reversed(range(iterations)):
         cuda.record(start, stream)
         if graph:
             cuda.launch(graph, stream)
@@ -70,7 +70,7 @@ def run(
             enqueue()
         cuda.record(end, stream)
         times.append(cuda.elapsed_ms(start, end))
-        if cuda_graphs and not graph:
+        if cuda_graphs and left and not graph:
             graph = cuda.captured(stream, enqueue)
     if graph:
         cuda.destroy_graph(graph)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from ..errors import InputError
+from ..errors import EnvironmentLack, InputError
 from .device_cache import RowCopy
 from .engine_error import EngineError
 from .runtime import Runtime
@@ -68,7 +68,7 @@ class Execution:
     def run(self, copies: Sequence[RowCopy] = ()) -> bool:
         """Put the call, and these copies behind it, on the stream; returns whether that was a graph's launch.
 
-        Raises InputError where the engine cannot be run so, or not in a graph."""
+        Raises InputError where the engine cannot be run so, or not in a graph, EnvironmentLack where CUDA has none."""
         copies = tuple(copies)
         if not self._graphs or copies != self._ran:
             self._changes()
@@ -100,7 +100,8 @@ class Execution:
         try:
             return self._cuda.captured(self._stream, lambda: self._enqueue(copies))
         except (EngineError, InputError) as error:
-            raise InputError(
+            lacks = isinstance(error, EngineError) and error.kind == "environment"
+            raise (EnvironmentLack if lacks else InputError)(
                 f"the engine of {self._entry['component']} cannot be captured in a CUDA graph: "
                 f"{str(error).rstrip('.')}. Run it without them (leave --cuda-graphs out)."
             ) from error

@@ -344,6 +344,13 @@ def _cast(tensor: Any, dtype: np.dtype, name: str) -> Tensor:
     return tensor
 
 
+def _end_graphs(engines: Mapping[str, "_Engine"]) -> None:
+    # A function of its own: nothing that it looked at may outlive it.
+    for engine in engines.values():
+        for execution in engine.executions.values():
+            execution.close()
+
+
 def _give_back(
     cuda: Any,
     engines: dict[str, "_Engine"],
@@ -353,9 +360,7 @@ def _give_back(
     events: Sequence[int],
 ) -> None:
     # Graphs and contexts go before the memory that they know of.
-    for engine in engines.values():
-        for execution in engine.executions.values():
-            execution.close()
+    _end_graphs(engines)
     engines.clear()
     for memory in list(lent):
         memory.free()

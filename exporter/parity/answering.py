@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,16 @@ if TYPE_CHECKING:
     from ..models.component import Component
 
 NO_ANSWERS = "there are no answers from pixels and text: {} logits are not finite"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is judged: session for single calls, of no more rows than it is for; answering for whole answers, as `run`
+    makes them, with the caches of a session that has its own; manifest, with the components as both run them."""
+
+    session: Session
+    answering: Session
+    manifest: Mapping[str, Any]
 
 
 def pipeline_of(session: Session, manifest: Mapping[str, Any], root: Path, precision: str) -> AnyPipeline:
@@ -99,23 +109,24 @@ def compare_answers(
 
 def compare_data(
     report: Report,
-    tested: Session,
+    tested: Judged,
     reference: Session,
     components: Sequence["Component"],
     bundle: Bundle,
-    manifest: Mapping[str, Any],
     dataset: Dataset,
     kind: str,
 ) -> None:
-    """Run every request through both sessions: the visual memory, the logits of prompt and answer, and the answer.
+    """Run every request through both: the visual memory, the logits of prompt and answer, and the answer.
 
-    manifest has the components as `tested` runs them. The decoder gets the reference's visual memory, so that a fault
+    The decoder gets the reference's visual memory, so that a fault
     is seen where it is. A quantized precision is judged by the whole of it: there the decoder gets what `vision` gave,
     and no answer fails by itself. Requests that are longer than an engine are left out, which a note says; where none
     is left, that is a failure."""
-    answering = pipeline_of(tested, manifest, bundle.root, bundle.plain_precision(report.precision))
+    plain = bundle.plain_precision(report.precision)
+    answering = pipeline_of(tested.answering, tested.manifest, bundle.root, plain)
+    replaying = pipeline_of(tested.session, tested.manifest, bundle.root, plain)
     expecting = pipeline_of(reference, bundle.manifest, bundle.root, "fp32")
-    settings = possible(dataset.settings(expecting.defaults), manifest)
+    settings = possible(dataset.settings(expecting.defaults), tested.manifest)
     first, total, fitting, answered = 1, 0, 0, 0
     limit, before, compared = report.threshold, len(report.answers), len(report.outputs)
     any_margin = replace(limit, margin=np.inf) if limit.quality else limit
@@ -134,7 +145,7 @@ def compare_data(
             _fail(report, NO_ANSWERS.format("the reference's"))
             return
         cases, margins = record_answers(reference, components, expecting, batch, expected, settings, name)
-        _compare_recorded(report, tested, answering, batch, cases, name, kind, run_before)
+        _compare_recorded(report, tested.session, replaying, batch, cases, name, kind, run_before)
         if limit.quality and isinstance(answering, LabelMatcher) and isinstance(expecting, LabelMatcher):
             pairs = compared_logits(answering, expecting, batch, name)
             report.outputs += [compare_output(pair, kind, limit) for pair in pairs]

@@ -4,11 +4,10 @@ Three kinds of evidence, named in the report: the golden samples that were recor
 source itself, run anew; or only the PyTorch forward pass on the bundle's own weights ("graph parity only").
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ..bundle import Bundle, opened
 from ..checkpoints.source import Source
@@ -24,10 +23,9 @@ from ..pipelines import AnyPipeline, makes_images
 from ..precisions import rounded_weights
 from ..progress import Progress
 from ..run import BACKENDS
-from ..session import Session
 from ..settings import Settings
 from ..text_pipeline import TextPipeline
-from .answering import compare_answers, compare_data, fits, note_left_out, pipeline_of, possible
+from .answering import Judged, compare_answers, compare_data, fits, note_left_out, pipeline_of, possible
 from .batches import InBatches, limits_in
 from .compare import compare_output
 from .effect import image_effect
@@ -120,26 +118,19 @@ def check(
     return report
 
 
-@dataclass(frozen=True)
-class _Tested:
-    """What is judged, in calls of no more rows than it is for, and the manifest with its components as they are run."""
-
-    session: Session
-    manifest: Mapping[str, Any]
-
-
 @contextmanager
-def _tested(bundle: Bundle, engines: TensorRTSession | None, report: Report, progress: Progress) -> Iterator[_Tested]:
+def _tested(bundle: Bundle, engines: TensorRTSession | None, report: Report, progress: Progress) -> Iterator[Judged]:
     limits = limits_in(bundle.manifest)
     if engines is not None:
         report.notes.append(engines.facts["engines"])
         report.environment |= engines.facts
         without_past = WithoutEmptyPast(engines, engines.manifest["components"])
-        yield _Tested(InBatches(without_past, limits_in(engines.manifest)), engines.manifest)
+        yield Judged(InBatches(without_past, limits_in(engines.manifest)), engines, engines.manifest)
         return
     if report.precision != "bf16":
         graphs = OnnxSession(bundle, report.precision)
-        yield _Tested(InBatches(graphs, limits), bundle.manifest)
+        in_batches = InBatches(graphs, limits)
+        yield Judged(in_batches, in_batches, bundle.manifest)
         if graphs.mapped:
             report.notes.append(
                 f"ONNX Runtime ran {', '.join(sorted(graphs.mapped))} without optimizations, the weights mapped from "
@@ -154,10 +145,11 @@ def _tested(bundle: Bundle, engines: TensorRTSession | None, report: Report, pro
         with progress.stage("float32 twin of the bf16 graphs"):
             session, differences = stack.enter_context(float32_twin(bundle, progress))
         report.failures += differences
-        yield _Tested(InBatches(session, limits), bundle.manifest)
+        in_batches = InBatches(session, limits)
+        yield Judged(in_batches, in_batches, bundle.manifest)
 
 
-def _compare_cases(report: Report, tested: _Tested, cases: Iterable[Case], reference: str) -> None:
+def _compare_cases(report: Report, tested: Judged, cases: Iterable[Case], reference: str) -> None:
     for case in cases:
         for name, way in ways(case, tested.manifest["components"][case.component]):
             try:
@@ -168,14 +160,14 @@ def _compare_cases(report: Report, tested: _Tested, cases: Iterable[Case], refer
             report.outputs += [compare_output(pair, reference, report.threshold) for pair in pairs]
 
 
-def _compare_golden_answers(report: Report, tested: _Tested, bundle: Bundle) -> None:
+def _compare_golden_answers(report: Report, tested: Judged, bundle: Bundle) -> None:
     if makes_images(bundle.manifest):
         compare_latents(report, tested.session, tested.manifest, bundle, GOLDEN)
         return
     margins = read_margins(bundle)
     if not margins:
         return
-    pipeline = pipeline_of(tested.session, tested.manifest, bundle.root, bundle.plain_precision(report.precision))
+    pipeline = pipeline_of(tested.answering, tested.manifest, bundle.root, bundle.plain_precision(report.precision))
     settings = possible(pipeline.defaults, tested.manifest)
     longest = bundle.manifest["tokenizer"]["maximum"]
     # The model made its golden answers with the pipeline's own settings.
@@ -205,7 +197,7 @@ def _check_true_half(report: Report, bundle: Bundle, cases: Sequence[Case]) -> N
 
 def _check_against_reference(
     report: Report,
-    tested: _Tested,
+    tested: Judged,
     bundle: Bundle,
     source: Source | None,
     dataset: Dataset | None,
@@ -229,7 +221,7 @@ def _check_against_reference(
     if dataset is not None and makes_images(bundle.manifest):
         compare_image_data(report, tested.session, reference, bundle, tested.manifest, dataset, kind)
     elif dataset is not None:
-        compare_data(report, tested.session, reference, components, bundle, tested.manifest, dataset, kind)
+        compare_data(report, tested, reference, components, bundle, dataset, kind)
 
 
 def _note_other_files(report: Report, bundle: Bundle, source: Source, progress: Progress) -> None:

@@ -3,7 +3,7 @@
 #include <string.h>
 
 typedef unsigned long long u64;
-static int fail_next = 0, events = 0, streams = 0, graphs = 0, refused = 0;
+static int fail_next = 0, events = 0, streams = 0, graphs = 0, refused = 0, forgotten = 0;
 static u64 clock_ticks = 0;
 
 // The next allocation runs out of memory.
@@ -12,6 +12,9 @@ int fakeOpenStreams(void) { return streams; }
 int fakeOpenEvents(void) { return events; }
 // Graphs and what was made ready of them.
 int fakeOpenGraphs(void) { return graphs; }
+// How often a failure was taken from the thread, which keeps it for whoever asks next.
+int fakeForgotten(void) { return forgotten; }
+int cudaGetLastError(void) { ++forgotten; return 0; }
 // Nothing can be captured from now on.
 void fakeRefuseCaptures(void) { refused = 1; }
 
@@ -106,7 +109,14 @@ int cudaGraphLaunch(graph* ready, void* stream)
     for (int part = 0; part < ready->count; ++part) do_work(&ready->parts[part]);
     return 0;
 }
-int cudaStreamCreate(void** stream) { ++streams; *stream = malloc(1); return 0; }
+int cudaStreamCreateWithFlags(void** stream, unsigned flags)
+{
+    // Only what does not wait for the default stream.
+    if (flags != 1) return 1;
+    ++streams;
+    *stream = malloc(1);
+    return 0;
+}
 int cudaStreamDestroy(void* stream) { --streams; free(stream); return 0; }
 int cudaStreamSynchronize(void* stream) { (void)stream; return 0; }
 int cudaDeviceSynchronize(void) { return 0; }

@@ -43,7 +43,7 @@ trt = SimpleNamespace(
 class FakeGpu:
     """The methods of Cuda that a session uses. capacity is the memory in bytes; `live` are buffers and handles; moved
     are the bytes that were uploaded and downloaded, `copies` the number of copies that did neither; graphs counts what
-    was captured and launched. graph_fault is why nothing can be captured."""
+    was captured and launched. graph_fault is why nothing can be captured, graph_fault_kind the kind of that."""
 
     def __init__(self, capacity: int = 1 << 40) -> None:
         self.capacity = capacity
@@ -51,7 +51,7 @@ class FakeGpu:
         self.mallocs = self.copies = 0
         self.moved: Counter[str] = Counter()
         self.graphs: Counter[str] = Counter()
-        self.graph_fault = ""
+        self.graph_fault, self.graph_fault_kind = "", "input"
         self.capturing: list[Callable[[], None]] | None = None
         self._next = 0x7000
 
@@ -151,7 +151,7 @@ class FakeGpu:
         finally:
             self.capturing = None
         if self.graph_fault:
-            raise EngineError(self.graph_fault, "environment")
+            raise EngineError(self.graph_fault, self.graph_fault_kind)
         self.graphs["captured"] += 1
         return self._enter(found)
 

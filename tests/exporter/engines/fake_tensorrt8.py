@@ -186,7 +186,7 @@ class _Config(_Strict):
     may_set = ("profiling_verbosity",)
 
     def __init__(self):
-        self._profiles, self._flags, self._pools, self._cache = [], [], {}, None
+        self._profiles, self._flags, self._pools, self._cache = [], ["TF32"], {}, None
         self._sources = (1 << 5) - 1
 
     def add_optimization_profile(self, profile):
@@ -195,6 +195,9 @@ class _Config(_Strict):
 
     def set_flag(self, flag):
         self._flags.append(flag.name)
+
+    def clear_flag(self, flag):
+        self._flags.remove(flag.name)
 
     def set_memory_pool_limit(self, pool, size):
         self._pools[pool.name] = size

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from memvp_export.exporter.cache import KINDS
 from memvp_export.exporter.engines.session import TensorRTSession
-from memvp_export.exporter.errors import InputError
+from memvp_export.exporter.errors import EnvironmentLack, InputError
 from memvp_export.exporter.kv_cache import KVCache
 
 from ...runtime import closed_form
@@ -162,6 +162,9 @@ def test_what_cannot_be_captured_is_said(opened: Open) -> None:
             "the engine of decoder cannot be captured in a CUDA graph: cudaStreamEndCapture failed: operation not "
             "permitted. Run it without them (leave --cuda-graphs out)."
         )
+    runtime.cuda.graph_fault, runtime.cuda.graph_fault_kind = "graphs need CUDA 11.4 or newer", "environment"
+    with pytest.raises(EnvironmentLack, match=r"CUDA graph: graphs need CUDA 11\.4 or newer\. Run it without"):
+        session.run("decoder", feed)
     runtime.cuda.graph_fault = ""
     for context in runtime.engines["decoder"].contexts:
         context.execute_async_v3 = lambda stream: False  # type: ignore[method-assign]

@@ -161,24 +161,29 @@ def test_what_cannot_be_captured_is_said(tmp_path: Path, monkeypatch: pytest.Mon
     invalid = variant(tmp_path, "invalid")
     ctypes.CDLL(str(invalid)).fakeRefuseCaptures()
     old = variant(tmp_path, "old", ("cudaGraphInstantiateWithFlags", "cudaGraphInstantiateOtherwise"))
-    for library, message in (
-        (invalid, "cudaStreamEndCapture failed: a capture was invalidated"),
-        (old, "has no cudaGraphInstantiateWithFlags: graphs need CUDA 11.4"),
+    for library, kind, message in (
+        (invalid, "input", "cudaStreamEndCapture failed: a capture was invalidated"),
+        (old, "environment", "has no cudaGraphInstantiateWithFlags: graphs need CUDA 11.4"),
     ):
         monkeypatch.setattr(cuda_runtime, "_FOUND", [])
         monkeypatch.setattr(cuda_runtime, "_cuda_names", lambda library=library: [str(library)])
         cuda = Cuda()
         stream = cuda.stream()
-        with pytest.raises(EngineError, match=message):
+        with pytest.raises(EngineError, match=message) as failure:
             cuda.captured(stream, lambda: None)
+        assert failure.value.kind == kind
         cuda.zero(cuda.malloc(8), 8, stream)
 
 
 def test_full_memory_is_said_with_the_size(cuda: Cuda, fake_runtime: Path) -> None:
-    ctypes.CDLL(str(fake_runtime)).fakeFailNext()
+    fake = ctypes.CDLL(str(fake_runtime))
+    fake.fakeFailNext()
+    forgotten = fake.fakeForgotten()
     with pytest.raises(EngineError, match="too little free memory: cudaMalloc of 1,000,000 bytes") as failure:
         cuda.malloc(1_000_000)
     assert failure.value.kind == "environment"
+    # The runtime keeps a failure for whoever asks next, which may be PyTorch.
+    assert fake.fakeForgotten() == forgotten + 1
 
 
 def test_without_a_library_or_a_driver_the_reason_is_given(

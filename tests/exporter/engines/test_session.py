@@ -2,6 +2,7 @@
 
 import gc
 import shutil
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -131,6 +132,23 @@ def test_a_session_that_is_dropped_gives_everything_back_too(
     del session
     gc.collect()
     assert not runtime.cuda.live
+
+
+def test_contexts_go_before_their_memory(session: TensorRTSession, runtime: FakeRuntime) -> None:
+    session.run("decoder", decoder_inputs())
+    context = weakref.ref(runtime.engines["decoder"].contexts.pop())
+    runtime.engines.clear()
+    alive: list[bool] = []
+    free = runtime.cuda.free
+
+    def noted(pointer: int) -> None:
+        alive.append(context() is not None)
+        free(pointer)
+
+    runtime.cuda.free = noted  # type: ignore[method-assign]
+    assert context() is not None
+    session.close()
+    assert alive and not any(alive)
 
 
 def test_timings_are_told_apart(session: TensorRTSession) -> None:
@@ -338,7 +356,7 @@ def test_a_gpu_that_is_full_is_said(summing: Callable[..., TensorRTSession]) -> 
 
 def test_a_full_gpu_is_told_from_other_failures(summing: Callable[..., TensorRTSession]) -> None:
     cuda = object.__new__(Cuda)
-    cuda._library = SimpleNamespace(cudaMalloc=lambda pointer, size: 2)
+    cuda._library = SimpleNamespace(cudaMalloc=lambda pointer, size: 2, cudaGetLastError=lambda: 2)
     with pytest.raises(EngineError, match=NO_MEMORY):
         cuda.malloc(8)
     session = summing(sum_entry("float32"), FakeRuntime(compute=broken_device))

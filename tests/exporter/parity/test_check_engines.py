@@ -14,6 +14,7 @@ from memvp_export.exporter.bench.measure import preview_bench
 from memvp_export.exporter.bundle import Bundle, change
 from memvp_export.exporter.checkpoints.source import read_source
 from memvp_export.exporter.engines import session as session_module
+from memvp_export.exporter.engines.device_cache import DeviceCache
 from memvp_export.exporter.errors import EnvironmentLack, InputError, MissingPackage
 from memvp_export.exporter.parity.check import GOLDEN, GRAPH_ONLY, SOURCE, check
 from memvp_export.exporter.parity.preview import preview_check
@@ -89,6 +90,16 @@ def test_sound_engines_pass(reports: Callable[[str], Report], precision: str) ->
     assert [answer.id for answer in report.answers] == ["builtin-0", "builtin-1", "builtin-2"]
     assert report.image_effect is not None and report.image_effect > 0.1
     assert not any("true half" in result.case for result in report.outputs)
+
+
+def test_answers_are_made_with_the_caches_of_run(
+    roots: Callable[..., Path], use: Callable[[FakeRuntime], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(FakeRuntime())
+    monkeypatch.setattr(DeviceCache, "_joining", lambda self, new, columns: [])
+    report = check(roots("fp32"), "tensorrt")
+    assert not report.passed and not all(answer.passed for answer in report.answers)
+    assert all(output.passed for output in report.outputs)
 
 
 def test_every_end_of_every_profile_is_run(reports: Callable[[str], Report]) -> None:

@@ -14,7 +14,7 @@ from memvp_export.exporter.datasets import open_dataset
 from memvp_export.exporter.errors import InputError
 from memvp_export.exporter.models.family import components_of
 from memvp_export.exporter.onnx_session import OnnxSession
-from memvp_export.exporter.parity.answering import compare_data
+from memvp_export.exporter.parity.answering import Judged, compare_data
 from memvp_export.exporter.parity.check import GRAPH_ONLY, check
 from memvp_export.exporter.parity.page import write_check_page
 from memvp_export.exporter.parity.recording import record_answers
@@ -131,7 +131,9 @@ def test_questions_about_the_same_pictures_are_judged_by_what_vision_gave(
     names = [component.name for component in components]
     report = Report("", "memvp-llama", "onnxruntime", "fp32", THRESHOLDS["int8-weights"], names)
     dataset = open_dataset(_lines(tmp_path / "in.jsonl", lines))
-    compare_data(report, Blind(bundle), OnnxSession(bundle), components, bundle, bundle.manifest, dataset, GRAPH_ONLY)
+    blind = Blind(bundle)
+    tested = Judged(blind, blind, bundle.manifest)
+    compare_data(report, tested, OnnxSession(bundle), components, bundle, dataset, GRAPH_ONLY)
     far = {r.case: r.distance.relative_l2 for r in report.outputs if r.output == "logits"}
     assert far.keys() == {"data, requests 1 to 8", "data, requests 9 to 16"} and min(far.values()) > 1e-3
 
