@@ -301,7 +301,7 @@ def _configure(
 ) -> Any:
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    # On by default: float32 products would be rounded to TF32's ten bits, a hundred times coarser than fp32's limit.
+    # On by default: factors of float32 products would be rounded to TF32's ten bits, far coarser than fp32's limit.
     if hasattr(trt.BuilderFlag, "TF32"):
         config.clear_flag(trt.BuilderFlag.TF32)
     inputs = {network.get_input(index).name for index in range(network.num_inputs)}
