@@ -22,9 +22,17 @@ def script(name: str, place: Place) -> dict[str, Any]:
 
     if not torch.cuda.is_available():
         return {"lacks": "torch sees no CUDA GPU"}
-    for program in ("nvcc", "nvidia-smi"):
-        if not shutil.which(program):
-            return {"lacks": f"{program} is not on PATH"}
+    from memvp_export.exporter.errors import EnvironmentLack
+    from memvp_export.plugins.nvcc import find_nvcc
+
+    if not shutil.which("nvidia-smi"):
+        return {"lacks": "nvidia-smi is not on PATH"}
+    try:
+        toolkit = find_nvcc().path.parent
+    except EnvironmentLack as lack:
+        return {"lacks": str(lack)}
+    # With the sanitizer beside nvcc.
+    os.environ["PATH"] = f"{toolkit}{os.pathsep}{os.environ['PATH']}"
     command = ["bash", place.root / "tests/gpu/run_all.sh", place.results / "kernels", name]
     environment = {**os.environ, "PYTHON": sys.executable}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
@@ -61,5 +69,5 @@ PARTS = [
     Part("kernel-tests", 240, partial(script, "tests")),
     Part("kernel-speed-float16", 420, partial(speed, "float16")),
     Part("kernel-speed-bfloat16", 420, partial(speed, "bfloat16")),
+    Part("kernel-sanitizer", 460, sanitizer),
 ]
-SANITIZER = Part("kernel-sanitizer", 460, sanitizer)

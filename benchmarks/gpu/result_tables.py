@@ -40,12 +40,13 @@ def tables(results: Path) -> str:
             _engines(variants),
         ),
         _table(
-            "latency, ms, wall; of the GPU alone; expected: the weights of its products, at the bandwidth",
+            "latency, ms, wall; on the GPU: between events, gaps between launches included; expected: the weights of"
+            " its products, at the bandwidth",
             ("variant", "load", "torch", "lane", "ms", "times", "torch GPU", "GPU", "times", "expected"),
             _latencies(variants, max(rates, default=None)),
         ),
         _table(
-            "TensorRT 8, ms of the GPU alone",
+            "TensorRT 8, ms on the GPU: between events, gaps between launches included",
             ("variant", "load", "torch", "engine", "times", "of ONNX Runtime's"),
             _tensorrt8(variants),
         ),

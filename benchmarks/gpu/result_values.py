@@ -10,8 +10,12 @@ GRAPH = ", graph"
 
 
 def found_in(results: Path) -> dict[str, Any]:
-    """What the parts found, by part."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
+    """What the parts found, by part; of kernels' speeds also the cases before one where the part was ended."""
+    found: dict[str, Any] = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
+    for path in sorted(results.glob("kernels/kernel-speed-*.json")):
+        measured = json.loads(path.read_text())
+        found.setdefault(path.stem, {"dry_run": measured["dry_run"]}).setdefault("measured", measured)
+    return found
 
 
 def variants_of(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -25,8 +29,9 @@ def speeds(found: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def medians(variant: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, tuple[float, float]]]:
-    """By load (in words, and its stage) and lane, the median milliseconds of a call on the wall, and those of the GPU
-    alone, 0 where they are not known. Beside PyTorch there are the engines, as they are or as CUDA graphs."""
+    """By load (in words, and its stage) and lane, the median milliseconds of a call on the wall, and those between
+    events of its stream, 0 where they are not known. Beside PyTorch there are the engines, as they are or as CUDA
+    graphs."""
     loads: dict[tuple[str, str], dict[str, tuple[float, float]]] = {}
     for way, suffix in (("bench", ""), ("graphs", GRAPH)):
         for result in variant.get(way, {}).get("json", {}).get("results", []):
@@ -38,7 +43,7 @@ def medians(variant: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, tuple
 
 
 def runs_of(variant: Mapping[str, Any]) -> Iterator[tuple[str, float, float, str]]:
-    """Of an engine that only another Python can run, each load, the GPU's milliseconds of
+    """Of an engine that only another Python can run, each load, the milliseconds between events of
     PyTorch eager (0 where they are not known) and of the engine, and how far it is from ONNX Runtime."""
     eager = {title: lanes["torch"][1] for (title, _), lanes in medians(variant).items() if "torch" in lanes}
     for run, taken in variant.get("runs", {}).items():

@@ -9,13 +9,14 @@ Kernels also need nvcc; engines need a TensorRT that Python can import as `tenso
 TensorRT's C++ headers. What is missing is said in the part that needs it, and the others run.
 
 Every part runs in a process of its own, writes <part>.log and, once it is through, <part>.json. A part that is through
-is not run again, so that a second call goes on where the first one stopped; one that lacked something is. Parts come in
-the order of what they are worth, and none is started with less than half of its limit left in the budget. A bundle that
-is gone, as on another machine to which only the JSON files were taken, is exported again by the part that needs it.
-Short tables of all that is there come last.
+is not run again, so that a second call goes on where the first one stopped; one that lacked something is, after those
+that have not been run. Parts come in the order of what they are worth, and none is started with less than 80 % of its
+limit left in the budget. A bundle that is gone, as on another machine to which only the JSON files were taken, is
+exported again by the part that needs it. Short tables of all that is there come last, also where a call is ended.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import signal
@@ -35,6 +36,9 @@ from result_values import found_in
 
 ROOT = Path(__file__).resolve().parents[2]
 BUDGET = 1800
+# Share of a part's limit that must be left for it.
+_FITS = 0.8
+_PR_SET_PDEATHSIG = 1  # of Linux's sys/prctl.h
 
 
 def environment(place: Place) -> dict[str, object]:
@@ -44,18 +48,39 @@ def environment(place: Place) -> dict[str, object]:
     return {"machine": describe(), "state": state(), "doctor": place.tool("doctor", "--json")}
 
 
-# The sanitizer takes long, and says nothing that changes what is measured.
-PARTS = [
-    Part("environment", 90, environment),
-    *kernel_parts.PARTS,
-    *engine_parts.PARTS,
-    *tensorrt8_parts.PARTS,
-    paper_latency.PART,
-    *family_parts.PARTS,
-    *engine_parts.QUANTIZED_PARTS,
-    engine_parts.TESTS,
-    kernel_parts.SANITIZER,
-]
+# What comes first, where time does not suffice for all: each kind of measurement once, by what it is worth.
+FIRST = (
+    *("environment", "paper-latency", "kernel-tests", "kernel-speed-float16", "plugin-library"),
+    *("shapes-bundle", "shapes-fp16-native-delta", "shapes-fp16-plugin-delta"),
+    *("llama-7b-bundle", "llama-7b-fp16-native-delta", "llama-7b-fp16-plugin-delta"),
+    *("llama-7b-tensorrt-8-fp16-native", "llama-7b-tensorrt-8-fp16-plugin"),
+    *("shapes-tensorrt-8-fp16-native", "shapes-tensorrt-8-fp16-plugin"),
+    *("kernel-sanitizer", "kernel-speed-bfloat16", "llama-7b-fp16-native-in_place"),
+)
+
+
+def ordered(parts: list[Part]) -> list[Part]:
+    """By FIRST; then the small models, the large one, and tests."""
+
+    def place(part: Part) -> tuple[int, bool, bool]:
+        known = FIRST.index(part.name) if part.name in FIRST else len(FIRST)
+        return known, part.name.endswith("tests"), part.name.startswith("llama-7b")
+
+    return sorted(parts, key=place)
+
+
+PARTS = ordered(
+    [
+        Part("environment", 150, environment),
+        paper_latency.PART,
+        *kernel_parts.PARTS,
+        *engine_parts.PARTS,
+        *engine_parts.QUANTIZED_PARTS,
+        *engine_parts.TESTS,
+        *family_parts.PARTS,
+        *tensorrt8_parts.PARTS,
+    ]
+)
 
 
 def run_part(part: Part, place: Place, arguments: list[str], seconds: float) -> str:
@@ -73,7 +98,7 @@ def run_part(part: Part, place: Place, arguments: list[str], seconds: float) -> 
             process.wait()
             return "out of time"
         except BaseException:
-            # An interrupt, or the end of a lease: nothing may go on on the GPU.
+            # An interrupt, or a signal to end: nothing may go on on the GPU.
             os.killpg(process.pid, 9)
             raise
     return f"failed: see {part.name}.log" if code else "done"
@@ -87,6 +112,13 @@ def run_here(part: Part, place: Place) -> None:
     partial = place.json(part.name).with_suffix(".partial")
     partial.write_text(json.dumps(found, indent=1, default=str) + "\n")
     partial.replace(place.json(part.name))
+
+
+def end_with_caller() -> None:
+    """Let this process, and all that it starts, end where the one that runs the parts is killed."""
+    signal.signal(signal.SIGTERM, lambda number, frame: os.killpg(0, signal.SIGKILL))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def make_importable() -> None:
@@ -128,28 +160,37 @@ def main() -> int:
     host8 = {option: path and path.absolute() for option, path in given.items()}
     place = Place(ROOT, asked.results.resolve(), asked.layers, asked.dry_run, *host8.values())
     if asked.run:
+        end_with_caller()
         make_importable()
         run_here(next(part for part in PARTS if part.name == asked.run), place)
         return 0
     arguments = ["--results", str(place.results), "--layers", str(asked.layers)]
     arguments += ["--dry-run"] if asked.dry_run else []
     arguments += [word for option, path in host8.items() if path for word in (option, str(path))]
-    end, failed = time.monotonic() + asked.budget, False
-    for part in PARTS:
+    try:
+        return run_all(
+            [part for part in PARTS if not asked.part or part.name in asked.part], place, arguments, asked.budget
+        )
+    finally:
+        shown = result_tables.tables(place.results)
+        (place.results / "tables.txt").write_text(shown + "\n")
+        print(f"\n{shown}")
+
+
+def run_all(parts: list[Part], place: Place, arguments: list[str], budget: float) -> int:
+    """Run the parts that the budget of seconds suffices for; 1 where one failed or ran out of time."""
+    end, failed = time.monotonic() + budget, False
+    # What was run has lacked something, and may again.
+    for part in sorted(parts, key=lambda part: place.json(part.name).exists()):
         left = end - time.monotonic()
-        if asked.part and part.name not in asked.part:
-            continue
         if place.found(part.name) is not None:
             state = "there already"
-        elif left < part.seconds / 2:
+        elif left < _FITS * part.seconds:
             state = "not started: the budget is used up"
         else:
             state = run_part(part, place, arguments, min(part.seconds, left))
             failed |= state != "done"
         print(f"{part.name:40}{state}", flush=True)
-    shown = result_tables.tables(place.results)
-    (place.results / "tables.txt").write_text(shown + "\n")
-    print(f"\n{shown}")
     return int(failed)
 
 

@@ -1,8 +1,8 @@
 """Engines for TensorRT 8, which another Python has: lowered and adopted here, built and run there.
 
 Where a GPU is refused by the TensorRT that this Python can have, they are what shows a complete builder at work on it.
-Each is run on the loads of `bench` for one request, compared with ONNX Runtime, and timed beside PyTorch: the GPU's own
-time, between events around a run, of an engine and of PyTorch eager.
+Each is run on the loads of `bench` for one request, compared with ONNX Runtime, and timed beside PyTorch: the
+time between events of the stream around a run, gaps between its launches included, of an engine and of PyTorch eager.
 """
 
 import json
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from engine_parts import LARGE, SHAPES, copied, engines_of, exported, through
+from engine_parts import LARGE, SHAPES, copied, engines_of, exported, lack_of, through
 from parts import LACKS, Part, Place
 
 # (bundle, precision, --plugin)
@@ -64,7 +64,7 @@ def _taken(root: Path, carried: Path, precision: str, plugin: str, place: Place)
     asked = ["--target", "tensorrt-8", "--plugin", plugin, "--lower-only", carried]
     lowered = place.tool("trt", root, f"--{precision}", *asked)
     if lowered["code"]:
-        return {"build": lowered}
+        return {"build": lowered} | lack_of({"build": lowered}, "build")
     environment = {**os.environ, "PYTHON": str(place.python8)}
     script = ["sh", carried / "build.sh", *with_plugin]
     done = subprocess.run(script, env=environment, capture_output=True, text=True)
@@ -84,7 +84,8 @@ def _taken(root: Path, carried: Path, precision: str, plugin: str, place: Place)
     }
     measure = ["bench", root, "--backend", "torch", "--precision", precision, "--batch", "1", "--duration", "0.5"]
     bench = place.tool(*measure, "--json")
-    return {"build": built, "engines": engines_of(root, precision, place), "runs": runs, "bench": bench}
+    found = {"build": built, "engines": engines_of(root, precision, place), "runs": runs, "bench": bench}
+    return found | lack_of(found, "bench")
 
 
 def _loads(root: Path, place: Place) -> list[Any]:
